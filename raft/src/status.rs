@@ -55,7 +55,7 @@ pub struct NodeStatus {
     pub id: u64,
     /// Its `host:port`.
     pub addr: String,
-    /// Whether it is a voter or a learner.
+    /// Whether the node is a voter or a learner.
     pub role: PeerRole,
     /// Its observed state.
     pub state: PeerState,

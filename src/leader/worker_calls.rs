@@ -20,7 +20,7 @@ pub struct RunningAttempt {
     pub task: Option<TaskId>,
     /// The task id as the worker spelled it, for the answer.
     pub spelled: String,
-    /// Lease it runs under.
+    /// Lease of the attempt.
     pub token: Token,
     /// Progress, if the worker reports any.
     pub progress: Option<AttemptProgress>,
@@ -33,7 +33,7 @@ pub struct WorkerDirectives {
     pub cancel: Vec<String>,
     /// Tasks to stop because the worker no longer holds the lease.
     pub lost: Vec<String>,
-    /// Whether the worker shall take nothing new.
+    /// Whether the worker must take no more tasks.
     pub drain: bool,
     /// Interval until the next heartbeat.
     pub heartbeat_ms: u64,

@@ -23,7 +23,7 @@ pub enum StorageError {
     Damaged {
         /// The file or directory that is damaged.
         path: PathBuf,
-        /// How the damage shows.
+        /// Description of the damage.
         what: String,
         /// The next action.
         advice: String,
@@ -97,11 +97,11 @@ pub(crate) fn replace_advice(node_id: u64) -> String {
 /// The reason why a store takes no more calls.
 #[derive(Debug, Clone)]
 pub(crate) enum StopCause {
-    /// It was closed.
+    /// The log was closed.
     Closed,
-    /// It was dropped without being closed.
+    /// The log was dropped without being closed.
     Dropped,
-    /// It failed with this error.
+    /// The log failed with this error.
     Failed(String),
 }
 

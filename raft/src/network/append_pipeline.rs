@@ -21,7 +21,7 @@ const IN_FLIGHT_MAX: usize = 2;
 
 /// Append in flight.
 pub(crate) struct InFlight<F> {
-    /// Whether it carries entries.
+    /// Whether the append carries entries.
     pub has_entries: bool,
     /// The answer, and whether the stream continues after it.
     pub response: F,

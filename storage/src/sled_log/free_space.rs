@@ -10,7 +10,7 @@
 //! - Writes queued by then use space that was set aside before: see [`super::preallocate`].
 //! - When not even a vote would find its space, the level is [`SpaceLevel::Full`], and nothing may be asked of the log.
 //!
-//! The reserve counts as room for the last of these, and not for the first.
+//! The emergency reserve counts as free space for the level `Full`, and not for the level `Low`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub(super) const WRITE_AMPLIFICATION: u64 = 4;
 /// The level of free space, by the writes that it still allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SpaceLevel {
-    /// Enough.
+    /// There is enough space for all writes.
     Ample,
     /// Pending work can be finished, votes included; nothing else may begin.
     Low,

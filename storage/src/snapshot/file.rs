@@ -112,7 +112,7 @@ pub struct SnapshotReader {
     next_block: u64,
     blocks_crc: u32,
     block: Vec<u8>,
-    /// How many bytes of `block` the caller has read.
+    /// Number of bytes of `block` that the caller has read.
     read: usize,
 }
 

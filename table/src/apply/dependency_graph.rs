@@ -213,7 +213,7 @@ fn refuse_cycles(tasks: &[NewTask], before: &[Vec<usize>]) -> Result<(), Refusal
     Err(refused(cycle[0], problem))
 }
 
-/// Most keys of a cycle that the refusal names.
+/// Maximum number of keys of a cycle that the refusal names.
 const CYCLE_KEYS_SHOWN_MAX: usize = 10;
 
 fn after(

@@ -13,7 +13,7 @@ use crate::records::task::Task;
 use crate::table::Table;
 use crate::types::state::TaskState;
 
-/// Most leases that one command makes by a plan of its own.
+/// Maximum number of leases that one command makes by a plan of its own.
 const GRANTS_PER_PLAN_MAX: usize = 1_024;
 
 impl Table {

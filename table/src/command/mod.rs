@@ -96,7 +96,7 @@ pub enum Command {
         /// Its name.
         name: String,
     },
-    /// Pauses a schedule: its ticks pass by until it is resumed.
+    /// Pauses a schedule: its ticks have no effect until it is resumed.
     PauseSchedule {
         /// Its name.
         name: String,
@@ -165,7 +165,7 @@ pub enum Command {
 pub struct WorkerDemand {
     /// The worker.
     pub worker: WorkerId,
-    /// Most tasks it wants; it never gets more than it has free slots.
+    /// Maximum number of tasks that the worker wants. It never gets more than its free slots.
     pub wanted: u32,
     /// Whether its machine is overloaded: other workers are preferred.
     pub overloaded: bool,
@@ -188,28 +188,28 @@ pub struct RestorePart {
 /// [`QueueSettings`](crate::types::queue_options::QueueSettings).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct QueueChange {
-    /// None of its tasks starts.
+    /// Whether the queue is paused, so that no task of it starts.
     pub paused: Option<bool>,
-    /// Most tasks that run at once.
+    /// Maximum number of tasks that run at once.
     pub max_running: Option<Option<u32>>,
     /// Rate limit of task starts.
     pub rate: Option<Option<Rate>>,
-    /// Most unfinished tasks that do not run.
+    /// Maximum number of unfinished tasks that do not run.
     pub max_depth: Option<Option<u64>>,
-    /// Its weight in sharing workers.
+    /// Weight of the queue where several queues compete for workers.
     pub weight: Option<u32>,
     /// Choice among several workers for a task.
     pub placement: Option<Placement>,
-    /// How long its finished jobs are kept, in ms.
+    /// Time for which finished jobs of the queue are kept, in ms.
     pub retain_ms: Option<Option<u64>>,
-    /// How many of its finished jobs are kept.
+    /// Maximum number of finished jobs of the queue that are kept.
     pub retain_jobs: Option<Option<u64>>,
 }
 
 /// A schedule as it is put. See [`Command::PutSchedule`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PutSchedule {
-    /// Its name; identifies it.
+    /// Name of the schedule, which identifies it.
     pub name: String,
     /// Cron expression. It is parsed at the edge and by the leader, never here.
     pub cron: String,
@@ -223,7 +223,7 @@ pub struct PutSchedule {
     pub overlap: Overlap,
     /// Handling of ticks whose time passed while no leader could act on them.
     pub catch_up: CatchUp,
-    /// Whether it begins paused.
+    /// Whether the schedule is created paused.
     pub paused: bool,
     /// Its first tick from now on, in Unix ms. A schedule of the same times keeps the tick that it already waits for.
     pub next_tick_ms: Option<u64>,
@@ -244,10 +244,10 @@ pub enum Overlap {
 pub enum CatchUp {
     /// Missed ticks make no jobs.
     None,
-    /// The last of them makes one job.
+    /// The last missed tick makes one job.
     #[default]
     One,
-    /// Each makes its own job, in order.
+    /// Each missed tick makes a job, in order.
     All,
 }
 
@@ -319,7 +319,7 @@ pub struct StagePart {
 /// Failure policy of a job: the effect of one failed task on its other tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum OnFailure {
-    /// The other tasks go on.
+    /// The other tasks continue.
     #[default]
     Continue,
     /// The other unfinished tasks are cancelled.
@@ -355,7 +355,7 @@ pub struct NewTask {
     pub backoff: Backoff,
     /// Requirements on a worker.
     pub requires: Requires,
-    /// Free words for filtering.
+    /// Arbitrary words to filter by.
     pub tags: Vec<String>,
     /// Keys of tasks of the same job that must succeed before this one starts. It gets their results as inputs.
     pub after: Vec<String>,
@@ -389,8 +389,8 @@ pub enum OnDuplicate {
 pub struct Concurrency {
     /// Compared over all queues and jobs.
     pub key: Arc<str>,
-    /// Most tasks with this key that run at once; at least 1. The smallest limit among the key's ready and running
-    /// tasks counts.
+    /// Maximum number of tasks with this key that run at once; at least 1. The smallest limit among the key's ready and
+    /// running tasks counts.
     pub limit: u32,
 }
 
@@ -399,13 +399,13 @@ pub struct Concurrency {
 /// id and the attempt, never random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Backoff {
-    /// First wait, in ms.
+    /// Delay before the first retry, in ms.
     pub initial_ms: u64,
-    /// Growth per retry in thousandths; at least 1000.
+    /// Factor between two delays, in thousandths; at least 1000.
     pub factor_milli: u32,
-    /// Longest wait, in ms.
+    /// Maximum delay, in ms.
     pub max_ms: u64,
-    /// Spread in thousandths of the wait; at most 1000.
+    /// Random part of the delay, in thousandths; at most 1000.
     pub jitter_permille: u16,
 }
 
@@ -444,17 +444,17 @@ impl Requires {
 pub struct RegisterWorker {
     /// Deduplicates a repeated registration after an unknown outcome.
     pub request_id: Option<RequestId>,
-    /// Its name; unique among present workers.
+    /// Name of the worker; unique among present workers.
     pub name: String,
-    /// Queues it takes from; at least one.
+    /// Queues from which the worker takes tasks; at least one.
     pub queues: Vec<String>,
-    /// Kinds it can run; at least one.
+    /// Kinds of tasks that the worker runs; at least one.
     pub kinds: Vec<String>,
-    /// Most attempts at once; at least 1.
+    /// Maximum number of concurrent attempts; at least 1.
     pub slots: u32,
-    /// Its labels.
+    /// Labels of the worker.
     pub labels: BTreeMap<String, String>,
-    /// Its resources.
+    /// Resources of the worker.
     pub resources: BTreeMap<String, u64>,
 }
 
@@ -496,19 +496,19 @@ pub struct TaskReport {
     pub task: TaskId,
     /// The lease under which it ran.
     pub token: Token,
-    /// How it ended.
+    /// Outcome of the attempt.
     pub outcome: ReportedOutcome,
 }
 
 /// Outcome of an attempt as its worker reported it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ReportedOutcome {
-    /// It succeeded.
+    /// The attempt succeeded.
     Succeeded {
         /// Raw JSON text of the result.
         result: Bytes,
     },
-    /// It failed. `retryable: false` ends the task at once.
+    /// The attempt failed. `retryable: false` ends the task at once.
     Failed {
         /// Raw JSON text of the error object.
         error: Bytes,

@@ -178,7 +178,7 @@ pub enum Refusal {
     JobFinished {
         /// The job.
         job: JobId,
-        /// How it ended.
+        /// Final state of the job.
         state: String,
     },
     /// The queue has reached its maximum depth.

@@ -26,14 +26,15 @@ pub(super) struct FairShare<'a> {
     order: BinaryHeap<Reverse<(u64, usize)>>,
     /// The virtual time of start-time fair queueing.
     virtual_time: u64,
-    /// Whether there may be tasks that are too late to start.
+    /// Whether there may be tasks whose expiry time has passed, so that they must not start.
     has_late_tasks: bool,
-    /// How many late tasks may still be passed over. At a late task beyond that, its queue's part in the plan ends.
+    /// Number of late tasks that may still be passed over. At a late task beyond that, its queue's part in the plan
+    /// ends.
     late_budget: u32,
 }
 
-/// Most late tasks that a plan passes over. Tasks that are too late to start stay in their ready queues until
-/// `AdvanceTime` expires them, which expires about as many at once.
+/// Maximum number of late tasks that a plan passes over. Tasks that are too late to start stay in their ready queues
+/// until `AdvanceTime` expires them, which expires about as many at once.
 const LATE_TASKS_MAX: u32 = 4_096;
 
 type Candidates<'a> = Box<dyn Iterator<Item = (u64, &'a Arc<str>)> + 'a>;

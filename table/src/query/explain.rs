@@ -11,7 +11,7 @@ use crate::table::Table;
 use crate::types::ids::{TaskId, WorkerId};
 use crate::types::state::TaskState;
 
-/// Most dependencies that an explanation names.
+/// Maximum number of dependencies that an explanation names.
 const DEPENDENCIES_SHOWN_MAX: usize = 10;
 
 /// Reason why a task does not run. If there are several, each must end before the task can start.

@@ -14,7 +14,7 @@ use crate::types::ids::{JobId, TaskId, WorkerId};
 use crate::types::queue_options::QueueSettings;
 use crate::types::state::{JobState, TaskState};
 
-/// Most records that one call scans.
+/// Maximum number of records that one call scans.
 pub const SCAN_MAX: usize = 50_000;
 
 /// One page of a list.
@@ -84,7 +84,7 @@ impl TaskFilter {
 /// Read view of a queue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueView<'a> {
-    /// Its name.
+    /// Name of the queue.
     pub name: &'a str,
     /// Settings made by users.
     pub settings: QueueSettings,

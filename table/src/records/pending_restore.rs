@@ -20,9 +20,9 @@ pub(crate) const ID_OFFSET_STEP: u64 = 1 << 32;
 /// Highest id offset of a restored table. It is so far below the range of a token as an exact JSON number that a
 /// cluster never exhausts the rest.
 pub(crate) const ID_OFFSET_MAX: u64 = 1 << 40;
-/// Most parts of one backup.
+/// Maximum number of parts of one backup.
 pub const PARTS_MAX: u32 = 65_536;
-/// Most bytes of one part.
+/// Maximum number of bytes of one part.
 pub const PART_BYTES_MAX: usize = 8 << 20;
 
 /// A restore of which not all parts have arrived.

@@ -18,7 +18,7 @@ use crate::types::queue_options::{QueueSettings, ns};
 /// A queue. See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
-    /// Its name.
+    /// Name of the queue.
     pub name: Arc<str>,
     /// Settings made by users.
     pub settings: QueueSettings,

@@ -16,7 +16,7 @@ use crate::types::ids::JobId;
 /// A schedule. See the module.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
-    /// Its name; identifies it.
+    /// Name of the schedule, which identifies it.
     pub name: Arc<str>,
     /// Log index at which it was last put. Ticks that were computed from an earlier generation are ignored.
     pub generation: u64,
@@ -32,7 +32,7 @@ pub struct Schedule {
     pub overlap: Overlap,
     /// Handling of ticks whose time passed while no leader could act on them.
     pub catch_up: CatchUp,
-    /// Whether it is paused: its ticks pass by.
+    /// Whether the schedule is paused, so that its ticks have no effect.
     pub paused: bool,
     /// When it was first put, in Unix ms.
     pub created_ms: u64,

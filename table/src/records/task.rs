@@ -89,7 +89,7 @@ pub struct Policy {
     pub max_losses: u32,
     /// Wait between a failed attempt and the next.
     pub backoff: Backoff,
-    /// Free words for filtering.
+    /// Arbitrary words to filter by.
     pub tags: Vec<String>,
 }
 
@@ -98,7 +98,7 @@ pub struct Policy {
 pub enum Life {
     /// See [`TaskState::Waiting`].
     Waiting {
-        /// How many of its dependencies have not succeeded yet; at least 1.
+        /// Number of dependencies that have not succeeded yet; at least 1.
         on: u32,
         /// Earliest start, in Unix ms.
         not_before_ms: u64,
@@ -187,11 +187,11 @@ pub struct Attempt {
     pub started_ms: u64,
     /// When it ended, in Unix ms.
     pub ended_ms: u64,
-    /// How it ended.
+    /// End of the attempt.
     pub end: AttemptEnd,
 }
 
-/// How an attempt ended.
+/// End of an attempt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum AttemptEnd {
     /// Its result was accepted.

@@ -15,11 +15,11 @@ use crate::types::state::WorkerState;
 pub struct Worker {
     /// Its id.
     pub id: WorkerId,
-    /// Its name; unique among present workers.
+    /// Name of the worker; unique among present workers.
     pub name: Arc<str>,
     /// Its queues, kinds, labels and resources; shared by all workers that are alike.
     pub profile: Arc<Profile>,
-    /// Most attempts at once.
+    /// Maximum number of concurrent attempts.
     pub slots: u32,
     /// When it registered, in Unix ms.
     pub registered_ms: u64,
@@ -32,9 +32,9 @@ pub struct Worker {
 /// Properties that decide which tasks a worker may take.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Profile {
-    /// Queues it takes from.
+    /// Queues from which the worker takes tasks.
     pub queues: BTreeSet<String>,
-    /// Kinds it can run.
+    /// Kinds of tasks that the worker runs.
     pub kinds: BTreeSet<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,

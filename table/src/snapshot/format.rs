@@ -22,7 +22,7 @@ pub(super) const MAGIC: &[u8; 8] = b"TRITABLE";
 /// The version this code writes.
 pub const VERSION: u8 = 1;
 
-/// Most bytes of one record. No record comes near it, so a length beyond it is damage.
+/// Maximum number of bytes of one record. No record comes near it, so a length beyond it is damage.
 pub(super) const RECORD_BYTES_MAX: u32 = 256 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]

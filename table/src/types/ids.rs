@@ -15,12 +15,12 @@ pub struct Stamp {
 
 /// Bits of an id that count within one log entry; the rest is the log index.
 const POSITION_BITS: u32 = 20;
-/// Most ids that one log entry may make.
+/// Maximum number of ids that one log entry may make.
 pub const IDS_PER_ENTRY_MAX: u64 = 1 << POSITION_BITS;
 /// Bits of a token that count within one entry. They are fewer than those of an id, so that a token stays an exact JSON
 /// number (below 2^53).
 const TOKEN_POSITION_BITS: u32 = 12;
-/// Most leases that one log entry may grant.
+/// Maximum number of leases that one log entry may grant.
 pub const GRANTS_PER_ENTRY_MAX: u64 = 1 << TOKEN_POSITION_BITS;
 
 macro_rules! id {

@@ -17,64 +17,66 @@ pub struct Limits {
     pub name_bytes_max: u32,
     /// Longest payload of one task, in bytes.
     pub payload_bytes_max: u32,
-    /// Most tasks of one job.
+    /// Maximum number of tasks of one job.
     pub tasks_per_job_max: u32,
-    /// Most dependencies between the tasks of one job.
+    /// Maximum number of dependencies between the tasks of one job.
     pub dependencies_per_job_max: u32,
-    /// Most bytes of results that one task gets as inputs. A task with more fails when it would become ready.
+    /// Maximum number of bytes of results that one task gets as inputs. A task with more fails when it would become
+    /// ready.
     pub inputs_bytes_max: u64,
-    /// Most parts of one multipart job.
+    /// Maximum number of parts of one multipart job.
     pub parts_per_job_max: u32,
-    /// Most jobs of which some parts have arrived and others are missing.
+    /// Maximum number of jobs of which some parts have arrived and others are missing.
     pub staged_jobs_max: u32,
-    /// Most bytes of payloads of such jobs.
+    /// Maximum number of bytes of payloads of such jobs.
     pub staged_bytes_max: u64,
-    /// How long such a job waits for its next part, in ms.
+    /// Maximum time for which such a job waits for its next part, in ms.
     pub staged_age_ms: u64,
-    /// Most labels, resources or tags of one task or worker.
+    /// Maximum number of labels, resources or tags of one task or worker.
     pub words_max: u32,
-    /// Most queues or kinds one worker may name.
+    /// Maximum number of queues or kinds one worker may name.
     pub subscriptions_max: u32,
-    /// Most tasks in the table, finished ones that are still kept included.
+    /// Maximum number of tasks in the table, finished ones that are still kept included.
     pub tasks_max: u64,
-    /// Most bytes of payloads, results and errors at which a job is still accepted.
+    /// Maximum number of bytes of payloads, results and errors at which a job is still accepted.
     pub bytes_max: u64,
-    /// Most unfinished tasks in one queue that do not run.
+    /// Maximum number of unfinished tasks in one queue that do not run.
     pub queue_depth_max: u64,
-    /// Most queues that tasks name or that have settings of their own.
+    /// Maximum number of queues that tasks name or that have settings of their own.
     pub queues_max: u64,
-    /// Most different combinations of kind and requirements among the unfinished tasks of one queue. The scheduler
-    /// looks at each of them, so they bound the cost of one plan.
+    /// Maximum number of different combinations of kind and requirements among the unfinished tasks of one queue. The
+    /// scheduler looks at each of them, so they bound the cost of one plan.
     pub classes_per_queue_max: u32,
-    /// Most present workers: those that are neither lost nor left.
+    /// Maximum number of present workers: those that are neither lost nor left.
     pub workers_max: u32,
-    /// Most attempts remembered of one task; the oldest are forgotten first.
+    /// Maximum number of attempts remembered of one task; the oldest are forgotten first.
     pub attempts_kept_max: u32,
-    /// Most tasks one `AdvanceTime` touches. A job that is forgotten or cancelled goes as a whole and may exceed it.
+    /// Maximum number of tasks one `AdvanceTime` touches. A job that is forgotten or cancelled goes as a whole and may
+    /// exceed it.
     pub advance_steps_max: u32,
-    /// Most remembered request ids; the oldest are forgotten first.
+    /// Maximum number of remembered request ids; the oldest are forgotten first.
     pub requests_max: u64,
-    /// How long a request id is remembered, in ms.
+    /// Time for which a request id is remembered, in ms.
     pub requests_age_ms: u64,
-    /// Most idempotency keys remembered beyond the life of their job; the oldest are forgotten first.
+    /// Maximum number of idempotency keys remembered beyond the life of their job; the oldest are forgotten first.
     pub keys_max: u64,
-    /// How long an idempotency key is remembered after its job is forgotten, in ms.
+    /// Time for which an idempotency key is remembered after its job is forgotten, in ms.
     pub keys_age_ms: u64,
-    /// Most finished jobs kept.
+    /// Maximum number of finished jobs kept.
     pub finished_jobs_max: u64,
-    /// Most tasks of finished jobs kept.
+    /// Maximum number of tasks of finished jobs kept.
     pub finished_tasks_max: u64,
-    /// Most bytes of payloads, results and errors of finished jobs kept.
+    /// Maximum number of bytes of payloads, results and errors of finished jobs kept.
     pub finished_bytes_max: u64,
-    /// How long a finished job is kept, in ms.
+    /// Time for which a finished job is kept, in ms.
     pub finished_age_ms: u64,
-    /// Most workers remembered after they were lost or left.
+    /// Maximum number of workers remembered after they were lost or left.
     pub gone_workers_max: u64,
-    /// How long a worker is remembered after it was lost or left, in ms.
+    /// Time for which a worker is remembered after it was lost or left, in ms.
     pub gone_workers_age_ms: u64,
-    /// Most schedules.
+    /// Maximum number of schedules.
     pub schedules_max: u32,
-    /// Most bytes of the jobs of all schedules together.
+    /// Maximum number of bytes of the jobs of all schedules together.
     pub schedules_bytes_max: u64,
 }
 

@@ -5,21 +5,21 @@ use serde::{Deserialize, Serialize};
 /// Settings of a queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueSettings {
-    /// None of its tasks starts; running ones go on.
+    /// Whether the queue is paused: no task of it starts, and running tasks continue.
     pub paused: bool,
-    /// Most tasks that run at once.
+    /// Maximum number of tasks that run at once.
     pub max_running: Option<u32>,
     /// Rate limit of task starts, over all workers.
     pub rate: Option<Rate>,
-    /// Most unfinished tasks that do not run; the table's own bound holds as well.
+    /// Maximum number of unfinished tasks that do not run; the table's own bound holds as well.
     pub max_depth: Option<u64>,
-    /// Its weight in sharing workers with other queues; at least 1. Default: 1.
+    /// Weight of the queue where several queues compete for workers; at least 1. Default: 1.
     pub weight: u32,
     /// Choice among several workers for a task.
     pub placement: Placement,
-    /// How long its finished jobs are kept, in ms; the table's own bound holds as well.
+    /// Time for which finished jobs of the queue are kept, in ms. The table's own bound holds as well.
     pub retain_ms: Option<u64>,
-    /// How many of its finished jobs are kept; the table's own bound holds as well.
+    /// Maximum number of finished jobs of the queue that are kept. The table's own bound holds as well.
     pub retain_jobs: Option<u64>,
 }
 

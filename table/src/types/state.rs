@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 /// Lifecycle state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TaskState {
-    /// It waits for other tasks of its job.
+    /// The task waits for other tasks of its job.
     Waiting,
-    /// It waits for a time: a delay or a retry's back-off.
+    /// The task waits for a time: a delay or a retry's back-off.
     Delayed,
-    /// It waits for a worker.
+    /// The task waits for a worker.
     Queued,
     /// Leased to a worker.
     Running,
@@ -97,13 +97,13 @@ impl JobState {
 /// Lifecycle state of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum WorkerState {
-    /// It may take leases.
+    /// The worker may get leases.
     Live,
-    /// It finishes its leases, gets no new ones, and leaves.
+    /// The worker finishes its leases, gets no new ones, and leaves.
     Draining,
-    /// It was silent for its whole TTL. Kept for a while, so that its late reports get a clear answer.
+    /// The worker was silent for its whole TTL. It is kept for a while, so that its late reports get a clear answer.
     Lost,
-    /// It deregistered itself.
+    /// The worker deregistered itself.
     Left,
     /// Paused by a user: it keeps its leases and gets no new ones until it is resumed.
     Paused,

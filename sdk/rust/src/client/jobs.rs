@@ -36,7 +36,7 @@ fn split_into_parts(tasks: Vec<TaskSpec>) -> Vec<Vec<TaskSpec>> {
     parts
 }
 
-/// How long one long poll of a wait is held before it is repeated.
+/// Maximum time for which one long poll of a wait is held before it is repeated.
 pub(super) const WAIT_HOLD: Duration = Duration::from_secs(10);
 
 impl Client {

@@ -41,7 +41,7 @@ pub(super) struct RetryPolicy {
     pub(super) unreachable_deadline: Option<Duration>,
     /// Timeout of the first attempt beyond the hold. Doubled after each attempt without an answer.
     pub(super) answer_timeout: Duration,
-    /// How long the cluster was asked to hold its answer.
+    /// Time for which the cluster was asked to hold its answer.
     pub(super) hold: Duration,
     /// Whether the call may change anything, so that a lost answer leaves the outcome unknown.
     pub(super) mutating: bool,

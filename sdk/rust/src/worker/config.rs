@@ -11,12 +11,12 @@ pub struct WorkerConfig {
     pub register: Register,
     /// Maximum time for running attempts to finish after the worker was asked to stop. Default: 30 s.
     pub grace: Duration,
-    /// How long a poll is held. The worker polls again at the end. Default: 50 s.
+    /// Maximum time for which a poll is held. The worker polls again at the end. Default: 50 s.
     pub poll_wait: Duration,
-    /// How long to retry while another live worker has the name. A predecessor that died is lost only after its lease.
+    /// Time for which to retry while another live worker has the name. A dead predecessor is lost only after its lease.
     /// Default: 60 s.
     pub name_patience: Duration,
-    /// How long an executor may take to return after it was asked to stop. After that it is dropped. Default: 15 s.
+    /// Maximum time for an executor to return after a request to stop. After that it is dropped. Default: 15 s.
     pub abandon_after: Duration,
     /// Maximum time to report the last results, and again to leave. Default: 3 s.
     pub leave_patience: Duration,
