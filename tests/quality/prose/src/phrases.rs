@@ -2,7 +2,7 @@
 
 use crate::TextFile;
 
-/// Each phrase, and what to write instead.
+/// Each phrase, and what to write instead. A `.` stands for any punctuation: "number of late tasks" is an ordinary use.
 const AVOIDED: [(&str, &str); 9] = [
     (
         "told",
@@ -12,7 +12,7 @@ const AVOIDED: [(&str, &str); 9] = [
     ("by hand", "manually"),
     ("meanwhile", "while …, during …"),
     ("for people", "for users, human-readable"),
-    ("of late", "recently, in the last …"),
+    ("of late .", "recently, in the last …"),
     ("so many", "this number of, N"),
     ("anew", "again"),
     ("beside", "next to, in addition to, with"),
@@ -34,7 +34,7 @@ pub fn avoided_phrases(file: &TextFile) -> Vec<String> {
             if window
                 .iter()
                 .zip(&wanted)
-                .all(|(word, wanted)| word.text == *wanted)
+                .all(|(word, wanted)| word.text == wanted.trim_matches('.'))
             {
                 found.push(format!(
                     "{}:{}: \"{phrase}\"; instead: {instead}",

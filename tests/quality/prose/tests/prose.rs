@@ -67,6 +67,8 @@ fn a_phrase_is_found_in_comments_strings_and_pages_and_across_lines() {
     assert_eq!(found("a.rs", "let text = \"Done by \\\n    hand.\";\n"), 1);
     assert_eq!(found("a.py", "# Meanwhile, the leader\n"), 1);
     assert_eq!(found("a.md", "The tool stands beside it.\n"), 1);
+    assert_eq!(found("a.md", "It failed often of late.\n"), 1);
+    assert_eq!(found("a.rs", "/// Number of late tasks.\n"), 0);
     assert_eq!(found("a.rs", "fn called_by_hand(hand: u8) {}\n"), 0);
     assert_eq!(
         found("a.md", "Sorted by name. Hand it over, so, many do.\n"),
