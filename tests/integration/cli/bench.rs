@@ -151,7 +151,7 @@ async fn an_interrupted_bench_leaves_nothing_behind() {
     let ended = running.wait(Duration::from_secs(60)).await;
     assert_eq!(ended.code(), Some(130), "{}", running.last_words());
     assert!(
-        running.log().contains("forgotten"),
+        running.log().contains("deleted from the cluster"),
         "{}",
         running.last_words()
     );
