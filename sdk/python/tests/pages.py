@@ -272,8 +272,7 @@ def environment(masters: str, binary: Path, scripts: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def dev_cluster(command: list[str], log: Path) -> Iterator[str]:
-    """Runs the command by which a page starts a cluster, with another `--port`. Returns the addresses of the masters.
-    """
+    """Runs the command by which a page starts a cluster, with another `--port`. Returns the addresses of the masters."""
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL, text=True, start_new_session=True
