@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from .._http.async_transport import AsyncTransport
-from .._http.policy import Request, new_request_id
 from ..errors import InvalidRequest, TriarchError
-from .submit import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Submitted, job_body, parts_of, read_submitted
+from .submit import BATCH_BYTES_MAX, BATCH_TASKS_MAX, Submitted, job_requests, read_submitted
 
 __all__ = ["AsyncSubmitter"]
 
@@ -100,15 +99,9 @@ class AsyncSubmitter:
         on_failure: str | None = None,
     ) -> Submitted:
         """Submits a job of these tasks, in parts if it is large."""
-        parts = parts_of(specs)
-        if len(parts) == 1:
-            body = job_body(specs, name=name, idempotency_key=idempotency_key, on_failure=on_failure)
-            return read_submitted(await self._transport.json(Request.change("POST", "/v1/jobs", body)))
-        key = idempotency_key or new_request_id()
         answer: object = None
-        for number, part in enumerate(parts, 1):
-            body = job_body(part, name=name, idempotency_key=key, on_failure=on_failure, part=number, parts=len(parts))
-            answer = await self._transport.json(Request.change("POST", "/v1/jobs", body))
+        for request in job_requests(specs, name=name, idempotency_key=idempotency_key, on_failure=on_failure):
+            answer = await self._transport.json(request)
         return read_submitted(answer)
 
 

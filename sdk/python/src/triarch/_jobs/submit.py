@@ -20,7 +20,7 @@ import json
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,7 @@ __all__ = [
     "TASKS_PER_JOB_MAX",
     "Submitted",
     "Submitter",
-    "job_body",
-    "parts_of",
+    "job_requests",
     "read_submitted",
 ]
 
@@ -274,19 +273,28 @@ class Submitter:
         on_failure: str | None = None,
     ) -> Submitted:
         """Submits a job of these tasks, in parts if it is large."""
-        parts = parts_of(specs)
-        if len(parts) == 1:
-            body = job_body(specs, name=name, idempotency_key=idempotency_key, on_failure=on_failure)
-            return read_submitted(self._transport.json(Request.change("POST", "/v1/jobs", body)))
-        key = idempotency_key or new_request_id()
         answer: Any = None
-        for number, part in enumerate(parts, 1):
-            body = job_body(part, name=name, idempotency_key=key, on_failure=on_failure, part=number, parts=len(parts))
-            answer = self._transport.json(Request.change("POST", "/v1/jobs", body))
+        for request in job_requests(specs, name=name, idempotency_key=idempotency_key, on_failure=on_failure):
+            answer = self._transport.json(request)
         return read_submitted(answer)
 
 
-def parts_of(specs: Sequence[bytes]) -> list[Sequence[bytes]]:
+def job_requests(
+    specs: Sequence[bytes], *, name: str | None, idempotency_key: str | None, on_failure: str | None
+) -> Iterator[Request]:
+    """Yields the requests that submit one job, in order. The answer to the last one describes the whole job."""
+    fields: dict[str, Any] = {"name": name, "idempotency_key": idempotency_key, "on_failure": on_failure}
+    parts = _parts_of(specs)
+    if len(parts) == 1:
+        yield Request.change("POST", "/v1/jobs", _job_body(specs, **fields))
+        return
+    # The parts of one job share its key.
+    fields["idempotency_key"] = idempotency_key or new_request_id()
+    for number, part in enumerate(parts, 1):
+        yield Request.change("POST", "/v1/jobs", _job_body(part, **fields, part=number, parts=len(parts)))
+
+
+def _parts_of(specs: Sequence[bytes]) -> list[Sequence[bytes]]:
     """Splits the tasks of a job into parts that fit into one request."""
     parts: list[Sequence[bytes]] = []
     begin = size_bytes = 0
@@ -300,7 +308,7 @@ def parts_of(specs: Sequence[bytes]) -> list[Sequence[bytes]]:
     return parts
 
 
-def job_body(specs: Sequence[bytes], **fields: Any) -> bytes:
+def _job_body(specs: Sequence[bytes], **fields: Any) -> bytes:
     """Returns the body of a submission. Fields that are ``None`` are left out."""
     said = {name: value for name, value in fields.items() if value is not None}
     head = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()[:-1]
