@@ -4,7 +4,7 @@
 # same commands give without Triarch. Exits 0 only if nothing was lost and nothing was counted twice.
 #
 # Installs what is missing (a C compiler, curl, Rust) on Debian and Ubuntu, after asking on a terminal. The build is for a
-# first look: not optimised, and so ready in two minutes on two cores. TRIARCH_BIN=path uses a program that is already built.
+# first look: not optimised, and so ready much sooner than a release. TRIARCH_BIN=path uses a program that is already built.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -86,7 +86,7 @@ if [ -n "${TRIARCH_BIN:-}" ]; then
   detail "skipped: using $bin"
 else
   ensure_commands "cc build-essential" "curl curl" "ps procps" && ensure_rust || fail "see above for what is missing"
-  detail "cargo build --profile quickstart (two minutes the first time)"
+  detail "cargo build --profile quickstart (some minutes the first time)"
   (cd "$root" && cargo build --locked --profile quickstart --package triarch --bin triarch)
   bin=$(cd "$root" && realpath "${CARGO_TARGET_DIR:-target}")/quickstart/triarch
 fi
