@@ -69,7 +69,7 @@
 //! | module | purpose |
 //! |---|---|
 //! | `node` | the handle [`Node`], its assembly at start, the server for peers, status |
-//! | `tasks` | background loops: leadership observer, failure detector, disk pressure, membership reconciler, clocks, divergence check |
+//! | `tasks` | background loops: leadership observer, readiness monitor, failure detector, disk pressure, membership reconciler, clocks, divergence check |
 //! | `membership`, `proposals` | bootstrap and membership changes; proposals with group commit, piggybacked commands, read index |
 //! | `apply`, `network` | committed entries to the state machine; messages to peers |
 //! | `storage` | the data directory, the log, snapshots, free disk space |
@@ -116,7 +116,7 @@ pub use crate::tasks::divergence_check::{Checkpoint, ConsistencyStatus};
 pub use config::{BootstrapMode, Limits, NodeConfig, SnapshotPolicy, Timing};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};
 pub use status::{
-    DiskStatus, Leadership, NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status,
+    DiskStatus, Leadership, NodeStatus, PeerRole, PeerState, Readiness, SnapshotTransfer, Status,
 };
 pub use triarch_storage::contained_panic;
 pub use triarch_storage::{Histogram, HistogramSnapshot};

@@ -52,6 +52,9 @@ pub struct ConsensusMetrics {
     campaigns: AtomicU64,
     leader_changes: [AtomicU64; LeaderChangeKind::ALL.len()],
     leaderless: Mutex<Leaderless>,
+    abdications: AtomicU64,
+    /// Since when entries of this leader have waited while the commit index stands.
+    commits_stand: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -138,7 +141,30 @@ impl ConsensusMetrics {
                 total: Duration::ZERO,
                 since: Some(Instant::now()),
             }),
+            abdications: AtomicU64::new(0),
+            commits_stand: Mutex::new(None),
         }
+    }
+
+    /// Returns the number of times this node handed leadership over because it could not commit, or its disk hung.
+    pub fn abdications(&self) -> u64 {
+        self.abdications.load(Ordering::Relaxed)
+    }
+
+    /// Returns for how long the oldest entry of this leader has waited while the commit index stands. Zero while nothing
+    /// waits, and on a node that does not lead.
+    pub fn oldest_proposal_age(&self) -> Duration {
+        let since = *self.commits_stand.lock();
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    pub(crate) fn abdicated(&self) {
+        self.abdications.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records since when the commit index stands although entries wait, or that none does.
+    pub(crate) fn commits_stand(&self, since: Option<Instant>) {
+        *self.commits_stand.lock() = since;
     }
 
     /// Returns the number of proposals on this node that wait or are in flight.

@@ -28,6 +28,33 @@ pub enum Leadership {
     },
 }
 
+/// Whether a node can serve its clients now, or why not. It asks what a linearizable read asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// A leader is known that reaches a majority, and this node has applied what that leader had committed.
+    Ready {
+        /// Id of the leader.
+        leader: u64,
+    },
+    /// No leader is known.
+    NoLeader,
+    /// This node leads, but no majority has answered it for longer than its lease.
+    NoMajority {
+        /// Time since the last answer of a majority, in ms.
+        silent_ms: u64,
+    },
+    /// This node leads, and the commit index stands although entries wait for it.
+    ProposalsWaiting {
+        /// Time for which it has stood, in ms.
+        oldest_ms: u64,
+    },
+    /// This node has not applied what its leader had committed: after a start, a pause or a cut, or because it lags.
+    CatchingUp {
+        /// Committed entries still to apply. `None` while the leader has not answered with its commit index.
+        behind: Option<u64>,
+    },
+}
+
 /// Role of a member: voter or learner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerRole {
@@ -85,6 +112,8 @@ pub struct DiskStatus {
     pub free_bytes: u64,
     /// Whether the free space is too low to accept writes.
     pub low: bool,
+    /// Age of the oldest unfinished sync of its log, in ms. 0 while there is none. `None` while it is not known.
+    pub unfinished_sync_ms: Option<u64>,
 }
 
 /// Status of a node and its view of the cluster.
@@ -94,7 +123,7 @@ pub struct Status {
     pub cluster_id: Option<String>,
     /// Id of this node.
     pub node_id: u64,
-    /// Id of the leader, as far as is known here.
+    /// Id of the leader, as far as is known here. A leader names itself only while a majority answers it.
     pub leader: Option<u64>,
     /// The latest term known here.
     pub term: u64,

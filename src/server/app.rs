@@ -22,6 +22,9 @@ use crate::state_machine::{SharedTable, encode};
 /// Maximum number of event streams open at once on one node.
 pub const EVENT_STREAMS_MAX: usize = 1_000;
 
+/// Maximum time of an ordinary election, in leases. A node without a leader for longer has lost the majority.
+const ELECTION_LEASES: u32 = 6;
+
 /// Bounds on one request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestLimits {
@@ -135,13 +138,46 @@ impl App {
         self.lead.borrow().clone().ok_or(HandlerError::NotLeader)
     }
 
-    /// Waits for `event`, at most for `timeout`, and not beyond the beginning of shutdown.
+    /// Waits for `event`, at most for `timeout`, and not beyond the beginning of shutdown or the loss of the majority.
     pub async fn wait_at_most(&self, timeout: Duration, event: impl Future<Output = ()>) {
         tokio::select! {
             () = event => {}
             () = tokio::time::sleep(timeout) => {}
             () = self.shutdown.cancelled() => {}
+            () = self.majority_lost() => {}
         }
+    }
+
+    /// Returns for how long this node has been out of touch with a majority, where that is longer than an election takes.
+    pub fn out_of_touch(&self) -> Option<Duration> {
+        let since = *self.node.out_of_touch().borrow();
+        since
+            .map(|since| since.elapsed())
+            .filter(|elapsed| *elapsed >= self.election_patience())
+    }
+
+    /// Completes once this node is out of touch with a majority for longer than an election takes. It then learns of
+    /// nothing new, and its clients find more at another node.
+    pub async fn majority_lost(&self) {
+        let mut out_of_touch = self.node.out_of_touch();
+        loop {
+            let lost = out_of_touch.wait_for(Option::is_some).await;
+            let Ok(since) = lost.map(|since| *since) else {
+                return;
+            };
+            let patience = self.election_patience();
+            let left = since.map_or(patience, |since| patience.saturating_sub(since.elapsed()));
+            tokio::select! {
+                () = tokio::time::sleep(left) => return,
+                regained = out_of_touch.wait_for(Option::is_none) => if regained.is_err() {
+                    return;
+                },
+            }
+        }
+    }
+
+    fn election_patience(&self) -> Duration {
+        self.node.timing().lease() * ELECTION_LEASES
     }
 }
 

@@ -36,6 +36,8 @@ use crate::server::protocol::validate::NAME_BYTES_MAX;
 
 /// Maximum time to find a leader that answers, in addition to the wait that the client asked for.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(8);
+/// Minimum duration of an attempt in which a leader served the request. Afterwards the time to find a leader begins again.
+const SERVED_MIN: Duration = Duration::from_secs(2);
 /// Delay before a retry when leadership is not known to have changed.
 const RETRY_DELAY: Duration = Duration::from_millis(30);
 
@@ -180,10 +182,12 @@ async fn forward_or_handle(app: &App, request: BufferedRequest, next: Next) -> R
         .get(FORWARD)
         .is_some_and(|value| value == "never");
     let deadline = Instant::now() + LEADER_TIMEOUT + requested_wait(&request.parts);
+    let mut give_up_at = deadline;
     let mut leadership = app.node.leadership();
     let mut unknown: Option<String> = None;
     loop {
         let seen = leadership.borrow_and_update().clone();
+        let tried_at = Instant::now();
         match seen {
             Leadership::Leading { .. } => {
                 let response = next.clone().run(request.to_request()).await;
@@ -222,11 +226,15 @@ async fn forward_or_handle(app: &App, request: BufferedRequest, next: Next) -> R
             }
             Leadership::Unknown { .. } => {}
         }
-        if Instant::now() >= deadline {
+        // The wait that the client asked for is for a leader that serves it, not for finding one.
+        if give_up_at == deadline || tried_at.elapsed() > SERVED_MIN {
+            give_up_at = deadline.min(Instant::now() + LEADER_TIMEOUT);
+        }
+        if Instant::now() >= give_up_at {
             return deadline_problem(&request.parts, unknown);
         }
         let pause = Instant::now() + RETRY_DELAY;
-        let _ = timeout_at(pause.min(deadline), leadership.changed()).await;
+        let _ = timeout_at(pause.min(give_up_at), leadership.changed()).await;
     }
 }
 

@@ -1,10 +1,13 @@
 //! Latency metrics of the log: histograms of fdatasyncs and appends.
 //!
 //! Plain atomics: an observation takes no lock and allocates nothing, so the sync thread may make it. A reader never
-//! blocks a writer. The caller names and exports the values.
+//! blocks a writer. Only the sync in progress is behind a lock, which is held for a few instructions. The caller names
+//! and exports the values.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Upper bounds of time buckets, in ns: from the latency of a disk with a battery to one that loses elections.
 pub const TIME_BOUNDS_NS: &[u64] = &[
@@ -103,6 +106,14 @@ pub struct LogMetrics {
     /// Duration of each append, in ns, from the call until it is durable. It covers the wait for the sync before it,
     /// the write, and its own sync.
     pub append: Histogram,
+    syncing: Mutex<Syncing>,
+}
+
+/// The sync that is in progress, and the one before it.
+#[derive(Debug, Default)]
+struct Syncing {
+    since: Option<Instant>,
+    last: Option<(Duration, Instant)>,
 }
 
 impl Default for LogMetrics {
@@ -110,13 +121,60 @@ impl Default for LogMetrics {
         LogMetrics {
             sync: Histogram::of_times(),
             append: Histogram::of_times(),
+            syncing: Mutex::default(),
+        }
+    }
+}
+
+impl LogMetrics {
+    /// Returns the age of the oldest unfinished write to the disk, its sync included. `None` while there is none. A disk
+    /// that hangs is visible here long before the histograms count anything.
+    pub fn unfinished_sync(&self) -> Option<Duration> {
+        self.syncing.lock().since.map(|since| since.elapsed())
+    }
+
+    /// Returns how long the disk takes for a sync at present: the age of the unfinished one, or the duration of the last
+    /// one if that ended within `window`.
+    pub fn present_sync(&self, window: Duration) -> Duration {
+        let syncing = self.syncing.lock();
+        let unfinished = syncing
+            .since
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        let last = syncing.last.filter(|(_, at)| at.elapsed() <= window);
+        unfinished.max(last.map_or(Duration::ZERO, |(took, _)| took))
+    }
+
+    pub(crate) fn sync_begins(&self) {
+        self.syncing.lock().since = Some(Instant::now());
+    }
+
+    pub(crate) fn sync_ends(&self) {
+        let mut syncing = self.syncing.lock();
+        if let Some(since) = syncing.since.take() {
+            syncing.last = Some((since.elapsed(), Instant::now()));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Histogram;
+    use std::time::Duration;
+
+    use super::{Histogram, LogMetrics};
+
+    #[test]
+    fn an_unfinished_sync_is_visible_while_it_lasts() {
+        let metrics = LogMetrics::default();
+        let window = Duration::from_secs(60);
+        assert_eq!(metrics.unfinished_sync(), None);
+        metrics.sync_begins();
+        let first = metrics.unfinished_sync();
+        assert!(first.is_some() && metrics.unfinished_sync() >= first);
+        metrics.sync_ends();
+        assert_eq!(metrics.unfinished_sync(), None);
+        assert!(Some(metrics.present_sync(window)) >= first);
+        assert_eq!(metrics.present_sync(Duration::ZERO), Duration::ZERO);
+    }
 
     #[test]
     fn a_bound_is_within_its_bucket() {

@@ -29,6 +29,46 @@ pub enum TransferReason {
     Removal,
     /// The leader's disk is nearly full.
     DiskLow,
+    /// Entries waited, and the leader could not commit them. Travels in [`CHANGE_REASON_HEADER`] only.
+    CommitsStalled,
+    /// A sync of the leader's disk did not end. Travels in [`CHANGE_REASON_HEADER`] only.
+    DiskHangs,
+}
+
+/// Header of transfers and votes with a reason that older nodes do not know. They would refuse a message with it in the
+/// body, and they ignore a header.
+pub(crate) const CHANGE_REASON_HEADER: &str = "triarch-change-reason";
+
+impl TransferReason {
+    /// Returns the reason as it travels in the body of a message, if every version of a node can decode it.
+    pub(crate) fn in_body(self) -> Option<Self> {
+        match self {
+            TransferReason::Operator
+            | TransferReason::Shutdown
+            | TransferReason::Removal
+            | TransferReason::DiskLow => Some(self),
+            TransferReason::CommitsStalled | TransferReason::DiskHangs => None,
+        }
+    }
+
+    /// Returns the value of [`CHANGE_REASON_HEADER`], for a reason that does not travel in the body.
+    pub(crate) fn in_header(self) -> Option<&'static str> {
+        match self {
+            TransferReason::Operator
+            | TransferReason::Shutdown
+            | TransferReason::Removal
+            | TransferReason::DiskLow => None,
+            TransferReason::CommitsStalled => Some("commits_stalled"),
+            TransferReason::DiskHangs => Some("disk_hangs"),
+        }
+    }
+
+    /// Returns the reason in a header.
+    pub(crate) fn from_header(value: &str) -> Option<Self> {
+        [TransferReason::CommitsStalled, TransferReason::DiskHangs]
+            .into_iter()
+            .find(|reason| reason.in_header() == Some(value))
+    }
 }
 
 /// Reason why there is another leader, or the same leader in another term. Travels between nodes: new variants go to
@@ -68,6 +108,10 @@ pub enum LeaderChangeKind {
     Removal,
     /// The old leader transferred leadership because its disk was nearly full.
     DiskLow,
+    /// The old leader transferred leadership because it could not commit.
+    CommitsStalled,
+    /// The old leader transferred leadership because its disk did not finish a sync.
+    DiskHangs,
     /// The old leader had lost its majority.
     LostQuorum,
     /// This node was absent when the leader changed.
@@ -78,7 +122,7 @@ pub enum LeaderChangeKind {
 
 impl LeaderChangeKind {
     /// All kinds.
-    pub const ALL: [LeaderChangeKind; 10] = [
+    pub const ALL: [LeaderChangeKind; 12] = [
         LeaderChangeKind::NoLeader,
         LeaderChangeKind::Silent,
         LeaderChangeKind::Refused,
@@ -86,6 +130,8 @@ impl LeaderChangeKind {
         LeaderChangeKind::Shutdown,
         LeaderChangeKind::Removal,
         LeaderChangeKind::DiskLow,
+        LeaderChangeKind::CommitsStalled,
+        LeaderChangeKind::DiskHangs,
         LeaderChangeKind::LostQuorum,
         LeaderChangeKind::Found,
         LeaderChangeKind::Unknown,
@@ -101,6 +147,8 @@ impl LeaderChangeKind {
             LeaderChangeKind::Shutdown => "transferred_at_shutdown",
             LeaderChangeKind::Removal => "transferred_for_removal",
             LeaderChangeKind::DiskLow => "transferred_for_low_disk",
+            LeaderChangeKind::CommitsStalled => "transferred_for_stalled_commits",
+            LeaderChangeKind::DiskHangs => "transferred_for_hanging_disk",
             LeaderChangeKind::LostQuorum => "majority_lost",
             LeaderChangeKind::Found => "found_leading",
             LeaderChangeKind::Unknown => "unknown",
@@ -116,6 +164,8 @@ impl LeaderChangeKind {
             | LeaderChangeKind::Removal
             | LeaderChangeKind::Found => true,
             LeaderChangeKind::DiskLow
+            | LeaderChangeKind::CommitsStalled
+            | LeaderChangeKind::DiskHangs
             | LeaderChangeKind::Silent
             | LeaderChangeKind::Refused
             | LeaderChangeKind::LostQuorum
@@ -134,9 +184,43 @@ impl LeaderChangeReason {
             LeaderChangeReason::Transferred(TransferReason::Shutdown) => LeaderChangeKind::Shutdown,
             LeaderChangeReason::Transferred(TransferReason::Removal) => LeaderChangeKind::Removal,
             LeaderChangeReason::Transferred(TransferReason::DiskLow) => LeaderChangeKind::DiskLow,
+            LeaderChangeReason::Transferred(TransferReason::CommitsStalled) => {
+                LeaderChangeKind::CommitsStalled
+            }
+            LeaderChangeReason::Transferred(TransferReason::DiskHangs) => {
+                LeaderChangeKind::DiskHangs
+            }
             LeaderChangeReason::LostQuorum { .. } => LeaderChangeKind::LostQuorum,
             LeaderChangeReason::Found => LeaderChangeKind::Found,
             LeaderChangeReason::Unknown => LeaderChangeKind::Unknown,
+        }
+    }
+
+    /// Returns the reason as it travels in the body of a message.
+    pub(crate) fn in_body(self) -> Self {
+        match self {
+            LeaderChangeReason::Transferred(why) => why
+                .in_body()
+                .map_or(LeaderChangeReason::Unknown, LeaderChangeReason::Transferred),
+            other @ (LeaderChangeReason::NoLeader
+            | LeaderChangeReason::Silent { .. }
+            | LeaderChangeReason::Refused
+            | LeaderChangeReason::LostQuorum { .. }
+            | LeaderChangeReason::Found
+            | LeaderChangeReason::Unknown) => other,
+        }
+    }
+
+    /// Returns the value of [`CHANGE_REASON_HEADER`], for a reason that does not travel in the body.
+    pub(crate) fn in_header(self) -> Option<&'static str> {
+        match self {
+            LeaderChangeReason::Transferred(why) => why.in_header(),
+            LeaderChangeReason::NoLeader
+            | LeaderChangeReason::Silent { .. }
+            | LeaderChangeReason::Refused
+            | LeaderChangeReason::LostQuorum { .. }
+            | LeaderChangeReason::Found
+            | LeaderChangeReason::Unknown => None,
         }
     }
 
@@ -161,6 +245,12 @@ impl LeaderChangeReason {
             }
             LeaderChangeReason::Transferred(TransferReason::DiskLow) => {
                 format!("{old} handed leadership over because its disk is nearly full")
+            }
+            LeaderChangeReason::Transferred(TransferReason::CommitsStalled) => {
+                format!("{old} handed leadership over because it could not commit")
+            }
+            LeaderChangeReason::Transferred(TransferReason::DiskHangs) => {
+                format!("{old} handed leadership over because its disk does not finish a sync")
             }
             LeaderChangeReason::LostQuorum { ms } => {
                 format!("{old} led and had not reached a majority for {ms} ms")
@@ -242,6 +332,13 @@ impl LeaderChangeReasons {
         };
         self.record_campaign(term, node, reason);
         reason
+    }
+
+    /// Returns whether `node` took over in `term` from a leader that could not commit.
+    pub(crate) fn took_over_from_stall(&self, term: u64, node: u64) -> bool {
+        self.campaign_reason(term, node)
+            .map(LeaderChangeReason::kind)
+            == Some(LeaderChangeKind::CommitsStalled)
     }
 
     /// Records that a majority answered this node as leader at `at`.
@@ -386,7 +483,7 @@ mod tests {
             reasons.own_campaign(1, 1, false),
             LeaderChangeReason::NoLeader
         );
-        leader_contact.record();
+        leader_contact.record(0);
         assert_eq!(
             reasons.own_campaign(1, 1, false),
             LeaderChangeReason::NoLeader
@@ -401,6 +498,31 @@ mod tests {
             reasons.own_campaign(3, 1, false),
             LeaderChangeReason::LostQuorum { .. }
         ));
+    }
+
+    /// A node of an older version must be able to decode every body.
+    #[test]
+    fn a_reason_that_older_nodes_do_not_know_travels_in_the_header_only() {
+        for why in [
+            TransferReason::Operator,
+            TransferReason::Shutdown,
+            TransferReason::Removal,
+            TransferReason::DiskLow,
+            TransferReason::CommitsStalled,
+            TransferReason::DiskHangs,
+        ] {
+            assert_ne!(
+                why.in_body().is_some(),
+                why.in_header().is_some(),
+                "{why:?}"
+            );
+            assert_eq!(
+                why.in_header().and_then(TransferReason::from_header),
+                why.in_body().is_none().then_some(why)
+            );
+        }
+        let stalled = LeaderChangeReason::Transferred(TransferReason::CommitsStalled);
+        assert_eq!(stalled.in_body(), LeaderChangeReason::Unknown);
     }
 
     #[test]

@@ -88,6 +88,8 @@ pub(crate) struct LeaderContact {
     start: Instant,
     /// Milliseconds after `start`, plus one. 0 for never.
     at_ms: AtomicU64,
+    /// Highest commit index that a leader has sent, whether or not the entries up to it have arrived.
+    commit_index: AtomicU64,
     suspicion: watch::Sender<Option<Suspicion>>,
 }
 
@@ -120,13 +122,21 @@ impl LeaderContact {
         LeaderContact {
             start: Instant::now(),
             at_ms: AtomicU64::new(0),
+            commit_index: AtomicU64::new(0),
             suspicion: watch::Sender::new(None),
         }
     }
 
-    pub(crate) fn record(&self) {
+    /// Records a message of the leader, and the commit index in it.
+    pub(crate) fn record(&self, commit_index: u64) {
         let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.at_ms.store(ms + 1, Ordering::Relaxed);
+        self.commit_index.fetch_max(commit_index, Ordering::Relaxed);
+    }
+
+    /// Returns the highest commit index that a leader has sent. A committed index never shrinks.
+    pub(crate) fn commit_index(&self) -> u64 {
+        self.commit_index.load(Ordering::Relaxed)
     }
 
     pub(crate) fn elapsed(&self) -> Option<Duration> {

@@ -312,6 +312,7 @@ impl<S: StateMachine> Bootstrapper<S> {
                 Err(
                     CallError::Unreachable { .. }
                     | CallError::Broken { .. }
+                    | CallError::NoRoute { .. }
                     | CallError::Timeout { .. },
                 ) => {
                     missing.insert(format!("node {id} at {addr}"));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::raft::TransferLeaderRequest;
 use openraft::{ChangeMembers, Instant as _};
 use tokio::sync::watch;
 use triarch_storage::SpaceLevel;
@@ -19,9 +20,10 @@ use crate::leadership::role::{LeadershipTransfer, RaftRole};
 use crate::membership::bootstrap;
 use crate::membership::bootstrap::Adopt;
 use crate::network::transport::{CallError, Target, Transport};
+use crate::protocol::messages::TransferRequestV1;
 use crate::state_machine::StateMachine;
 use crate::storage::disk_space::ClusterDiskSpace;
-use crate::types::{Config, Member, Membership};
+use crate::types::{Config, Member, Membership, Vote};
 
 /// Maximum number of entries a learner may lack and still be promoted.
 const PROMOTE_LAG_ENTRIES_MAX: u64 = 1_000;
@@ -145,6 +147,7 @@ impl<S: StateMachine> MembershipChanger<S> {
             }
             Err(
                 e @ (CallError::Broken { .. }
+                | CallError::NoRoute { .. }
                 | CallError::Timeout { .. }
                 | CallError::Refused { .. }),
             ) => return Err(refused(e.to_string())),
@@ -402,6 +405,39 @@ impl<S: StateMachine> MembershipChanger<S> {
                 self.timeout.as_millis()
             ))),
         }
+    }
+
+    /// Hands leadership in `term` to `to` without waiting for the outcome. Used by a leader that cannot commit, so its last
+    /// entries may be on no other node. The successor does not wait for them, and other nodes may lead without them,
+    /// because nothing beyond the commit index was acknowledged.
+    pub(crate) async fn abdicate(&self, term: u64, to: u64, why: TransferReason) -> ChangeResult {
+        let unknown = |e: &dyn std::fmt::Display| ChangeError::Unknown(e.to_string());
+        let membership = self.membership();
+        let Some(member) = membership.get_node(&to) else {
+            return Err(ChangeError::UnknownNode(to));
+        };
+        let matched = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let replication = metrics.replication.as_ref();
+            replication.and_then(|to_whom| to_whom.get(&to).copied().flatten())
+        };
+        self.change_reasons.record_transfer(term, to, why);
+        self.leadership_transfer.begin(term);
+        // From here on this node proposes nothing, sends no heartbeat, and asks all others to elect.
+        let begun = self.raft.trigger().transfer_leader(to).await;
+        begun.map_err(|e| unknown(&e))?;
+        let request = TransferLeaderRequest::new(Vote::new_committed(term, self.me()), to, matched);
+        let (target, body) = (
+            Target::member(to, member),
+            TransferRequestV1::new(&request, Some(why)),
+        );
+        let deadline = self.transport.timing.lease();
+        self.transport
+            .call_with_reason(&target, "/raft/transfer", &body, why.in_header(), deadline)
+            .await
+            .map(|_| ())
+            .map_err(|e| unknown(&e))
     }
 
     fn silence_of(&self, id: u64) -> Option<Duration> {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use openraft::base::{BoxFuture, BoxStream};
@@ -18,7 +18,8 @@ use openraft::raft::{
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use serde::de::DeserializeOwned;
 
-use crate::leadership::change_reason::{LeaderChangeReason, LeaderChangeReasons};
+use crate::leadership::append_reach::AppendReach;
+use crate::leadership::change_reason::{LeaderChangeReason, LeaderChangeReasons, TransferReason};
 use crate::network::append_pipeline::{InFlight, pipelined};
 use crate::network::snapshot_transfer;
 use crate::network::transport::{CallError, Lane, Target, Transport};
@@ -36,6 +37,7 @@ pub(crate) struct NetworkFactory {
     pub transport: Arc<Transport>,
     pub change_reasons: Arc<LeaderChangeReasons>,
     pub disk_space: Arc<ClusterDiskSpace>,
+    pub append_reach: Arc<AppendReach>,
 }
 
 /// Client of one peer on one lane.
@@ -43,6 +45,7 @@ pub(crate) struct PeerClient {
     transport: Arc<Transport>,
     change_reasons: Arc<LeaderChangeReasons>,
     disk_space: Arc<ClusterDiskSpace>,
+    append_reach: Arc<AppendReach>,
     target: Target,
     lane: Lane,
     /// Deadline of an append. Heartbeats have openraft's own, shorter deadline.
@@ -59,6 +62,7 @@ impl NetworkFactory {
             transport: Arc::clone(&self.transport),
             change_reasons: Arc::clone(&self.change_reasons),
             disk_space: Arc::clone(&self.disk_space),
+            append_reach: Arc::clone(&self.append_reach),
             target: Target::member(id, member),
             lane,
             append_deadline,
@@ -94,9 +98,9 @@ impl PeerClient {
             }),
             // openraft tries again at once after a network error, and backs off from an unreachable peer.
             CallError::Broken { .. } => RPCError::Network(NetworkError::new(&e)),
-            CallError::Unreachable { .. } | CallError::Refused { .. } => {
-                RPCError::Unreachable(Unreachable::new(&e))
-            }
+            CallError::Unreachable { .. }
+            | CallError::NoRoute { .. }
+            | CallError::Refused { .. } => RPCError::Unreachable(Unreachable::new(&e)),
         }
     }
 
@@ -121,17 +125,18 @@ impl PeerClient {
     async fn request_vote(
         &self,
         path: &str,
-        request: VoteRequestV1,
+        request: &VoteRequest<Config>,
+        why: LeaderChangeReason,
         option: RPCOption,
     ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        let body = VoteRequestV1::new(request, why);
         let answer = self
             .transport
-            .call(
-                Lane::Control,
+            .call_with_reason(
                 &self.target,
                 path,
-                |out| messages::put(out, &request),
-                64,
+                &body,
+                why.in_header(),
                 option.soft_ttl(),
             )
             .await
@@ -169,6 +174,10 @@ impl PeerClient {
         }
         let answer = answer.map_err(|e| self.rpc_error(RPCTypes::AppendEntries, e))?;
         let reply: AppendReply = self.decode_reply("the answer to an append", &answer)?;
+        if !rpc.entries.is_empty() {
+            self.append_reach
+                .record_reached(self.target.id, Instant::now());
+        }
         Ok(reply.into())
     }
 
@@ -238,8 +247,7 @@ impl RaftNetworkV2<Config> for PeerClient {
         let why = self
             .change_reasons
             .own_campaign(term, me, rpc.leadership_transfer);
-        self.request_vote("/raft/vote", VoteRequestV1::new(&rpc, why), option)
-            .await
+        self.request_vote("/raft/vote", &rpc, why, option).await
     }
 
     async fn pre_vote(
@@ -248,12 +256,8 @@ impl RaftNetworkV2<Config> for PeerClient {
         option: RPCOption,
     ) -> Result<VoteResponse<Config>, RPCError<Config>> {
         // A pre-vote changes no term, so there is no reason to send.
-        self.request_vote(
-            "/raft/pre-vote",
-            VoteRequestV1::new(&rpc, LeaderChangeReason::Unknown),
-            option,
-        )
-        .await
+        self.request_vote("/raft/pre-vote", &rpc, LeaderChangeReason::Unknown, option)
+            .await
     }
 
     async fn full_snapshot(
@@ -287,12 +291,11 @@ impl RaftNetworkV2<Config> for PeerClient {
         let request = TransferRequestV1::new(&rpc, why);
         let answer = self
             .transport
-            .call(
-                Lane::Control,
+            .call_with_reason(
                 &self.target,
                 "/raft/transfer",
-                |out| messages::put(out, &request),
-                64,
+                &request,
+                why.and_then(TransferReason::in_header),
                 option.soft_ttl(),
             )
             .await

@@ -1,8 +1,9 @@
 //! HTTP transport to peers: a lane of connections for each kind of traffic, deadlines, and errors of calls.
 //!
 //! Each lane has connections of its own, so that a heartbeat never waits behind an append, nor an append behind a
-//! snapshot. Idle connections are closed quickly, because a connection to a peer that has restarted is of no use. A
-//! call that reaches its deadline closes its connection, so a hung peer occupies no resources of this node.
+//! snapshot. Idle connections are closed quickly, because a connection to a peer that has restarted is of no use. The
+//! append probe uses the append lane more often than that, so each peer has a warm connection for entries. A call that
+//! reaches its deadline closes its connection, so a hung peer occupies no resources of this node.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,10 +11,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::config::Timing;
 use crate::error::StartError;
+use crate::leadership::change_reason::CHANGE_REASON_HEADER;
 use crate::protocol::identity::Identity;
 use crate::protocol::messages;
 use crate::protocol::messages::Refusal;
@@ -67,6 +70,9 @@ pub(crate) enum CallError {
         addr: String,
         waited: Duration,
     },
+    /// The peer runs an older version, which does not know the message.
+    #[error("node {id} at {addr} does not know this message: it runs an older version")]
+    NoRoute { id: u64, addr: String },
     /// The peer refused the message.
     #[error("node {id} at {addr} refuses: {refusal}")]
     Refused {
@@ -146,14 +152,39 @@ impl Transport {
             body_bytes,
         );
         body(&mut message);
-        let url = format!("http://{}{path}", target.addr);
-        let sent = self
-            .client(lane)
-            .post(url)
-            .timeout(deadline)
-            .body(message.freeze())
-            .send()
-            .await;
+        let request = self.client(lane).post(url(target, path));
+        self.send(target, request.body(message.freeze()), deadline)
+            .await
+    }
+
+    /// Posts one message on the control lane, with the reason of a leader change in a header where the body cannot carry
+    /// it.
+    pub(crate) async fn call_with_reason<T: Serialize>(
+        &self,
+        target: &Target,
+        path: &str,
+        body: &T,
+        reason: Option<&'static str>,
+        deadline: Duration,
+    ) -> Result<Bytes, CallError> {
+        let envelope = self.identity.envelope(target.id, target.incarnation);
+        let mut message = messages::frame(&envelope, 64);
+        messages::put(&mut message, body);
+        let mut request = self.control.post(url(target, path));
+        if let Some(reason) = reason {
+            request = request.header(CHANGE_REASON_HEADER, reason);
+        }
+        self.send(target, request.body(message.freeze()), deadline)
+            .await
+    }
+
+    async fn send(
+        &self,
+        target: &Target,
+        request: reqwest::RequestBuilder,
+        deadline: Duration,
+    ) -> Result<Bytes, CallError> {
+        let sent = request.timeout(deadline).send().await;
         let response = sent.map_err(|e| failed(target, &e, deadline))?;
         let status = response.status();
         let answer = response
@@ -170,6 +201,9 @@ impl Transport {
         {
             self.log_refusal(target, &refusal);
             return Err(CallError::Refused { id, addr, refusal });
+        }
+        if status == reqwest::StatusCode::NOT_FOUND {
+            return Err(CallError::NoRoute { id, addr });
         }
         Err(CallError::Broken {
             id,
@@ -234,6 +268,10 @@ impl Transport {
             }),
         }
     }
+}
+
+fn url(target: &Target, path: &str) -> String {
+    format!("http://{}{path}", target.addr)
 }
 
 pub(crate) const LIVENESS_PATH: &str = "/raft/watch";

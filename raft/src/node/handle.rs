@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::LogIdOptionExt;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{Instant as _, ServerState};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -17,10 +17,13 @@ use crate::apply::applier::{Applied, Raft};
 use crate::config::{NodeConfig, Timing};
 use crate::error::{ChangeError, ProposeError, ReadError};
 use crate::fatal::FatalErrorSignal;
+use crate::leadership::catch_up::CatchUp;
+use crate::leadership::change_reason;
 use crate::leadership::change_reason::TransferReason;
-use crate::leadership::role::{LeadershipTransfer, RaftRole};
+use crate::leadership::role::{LeaderContact, LeadershipTransfer, RaftRole};
 use crate::membership::changes::MembershipChanger;
 use crate::metrics::ConsensusMetrics;
+use crate::node::peer_questions;
 use crate::node::peer_server;
 use crate::node::peer_server::PeerService;
 use crate::node::status_report;
@@ -32,11 +35,13 @@ use crate::proposals::read_index;
 use crate::proposals::read_index::ReadBarrier;
 use crate::protocol::identity::Identity;
 use crate::state_machine::StateMachine;
-use crate::status::{DiskStatus, Leadership, Status};
+use crate::status::{DiskStatus, Leadership, Readiness, Status};
 use crate::storage::disk_space::ClusterDiskSpace;
 use crate::storage::open;
 use crate::storage::snapshot_store::{Snapshots, WrittenSnapshot};
+use crate::tasks::commit_monitor::STALL_LEASES;
 use crate::tasks::divergence_check::{Checkpoint, ConsistencyStatus, DigestHistory};
+use crate::tasks::readiness_monitor::{SILENCE_LEASES, quorum_silence};
 
 /// Interval between two checks whether a requested snapshot is written.
 const SNAPSHOT_POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -70,7 +75,10 @@ pub(super) struct Inner<S: StateMachine> {
     pub(super) metrics: Arc<ConsensusMetrics>,
     pub(super) proposer: Proposer<S::Reply>,
     pub(super) piggyback: Arc<PiggybackSource<S::Reply>>,
-    pub(super) read_barrier: ReadBarrier,
+    pub(super) read_barrier: Arc<ReadBarrier>,
+    pub(super) leader_contact: Arc<LeaderContact>,
+    pub(super) catch_up: Arc<CatchUp>,
+    pub(super) out_of_touch: watch::Receiver<Option<Instant>>,
     pub(super) changer: MembershipChanger<S>,
     pub(super) digest_history: Arc<DigestHistory>,
     pub(super) snapshots: Snapshots,
@@ -131,9 +139,11 @@ impl<S: StateMachine> Node<S> {
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
         let role = self.inner.role.borrow().clone();
         let applied = *self.inner.applied.borrow();
+        let in_touch = self.inner.out_of_touch.borrow().is_none();
         status_report::status(status_report::Sources {
             metrics,
             role,
+            in_touch,
             applied,
             identity: &self.inner.identity,
             disk_space: &self.inner.disk_space,
@@ -161,21 +171,68 @@ impl<S: StateMachine> Node<S> {
         if self.inner.leadership_transfer.has_begun(term) {
             return false;
         }
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        if metrics.state != ServerState::Leader
-            || metrics.current_term != term
-            || metrics.running_state.is_err()
+        quorum_silence(&self.inner.raft, self.inner.config.node_id, term)
+            .is_some_and(|silence| silence < self.inner.config.timing.lease())
+    }
+
+    /// Returns whether this node can serve its clients now. A leader must have the recent answer of a majority, and no
+    /// entries that wait while the commit index stands. A follower must have applied what its leader had committed after the last start, pause or cut.
+    pub fn readiness(&self) -> Readiness {
+        let lease = self.inner.config.timing.lease();
+        let role = self.inner.role.borrow().clone();
+        let leader = match role {
+            RaftRole::Leading { term, .. } => {
+                if self.inner.leadership_transfer.has_begun(term) {
+                    return Readiness::NoLeader;
+                }
+                let silence = quorum_silence(&self.inner.raft, self.inner.config.node_id, term);
+                let oldest = self.inner.metrics.oldest_proposal_age();
+                return match silence {
+                    Some(silence)
+                        if silence <= lease * SILENCE_LEASES || mutated!(ReadyWithoutMajority) =>
+                    {
+                        if oldest >= lease * STALL_LEASES {
+                            Readiness::ProposalsWaiting {
+                                oldest_ms: change_reason::ms(oldest),
+                            }
+                        } else {
+                            Readiness::Ready {
+                                leader: self.inner.config.node_id,
+                            }
+                        }
+                    }
+                    Some(silence) => Readiness::NoMajority {
+                        silent_ms: change_reason::ms(silence),
+                    },
+                    None => Readiness::NoLeader,
+                };
+            }
+            RaftRole::Following { leader, .. } => leader,
+            RaftRole::Elected { .. } | RaftRole::Unknown { .. } => return Readiness::NoLeader,
+        };
+        // The role is a moment old. A process that has just been resumed has heard no leader for longer.
+        let contact = self.inner.leader_contact.elapsed();
+        if contact.is_none_or(|elapsed| elapsed > lease) {
+            return Readiness::NoLeader;
+        }
+        let known = self.inner.raft.metrics().borrow_watched().local_committed;
+        let committed = self.inner.leader_contact.commit_index();
+        let committed = committed.max(known.index().unwrap_or(0));
+        let applied = self.applied_index();
+        match self
+            .inner
+            .catch_up
+            .behind(applied, committed, Instant::now())
         {
-            return false;
+            Some(behind) => Readiness::CatchingUp { behind },
+            None => Readiness::Ready { leader },
         }
-        let voters = metrics.membership_config.voter_ids();
-        if voters.eq([self.inner.config.node_id]) {
-            return true;
-        }
-        metrics
-            .last_quorum_acked
-            .is_some_and(|at| at.into_inner().elapsed() < self.inner.config.timing.lease())
+    }
+
+    /// Returns since when this node is out of touch with a majority, if it is: no leader is known here, or it leads and
+    /// no majority answers.
+    pub fn out_of_touch(&self) -> watch::Receiver<Option<Instant>> {
+        self.inner.out_of_touch.clone()
     }
 
     /// Records a digest of the state machine's state, to be compared with the other nodes' digests at the same entry.
@@ -210,10 +267,9 @@ impl<S: StateMachine> Node<S> {
     /// Returns the routes for peers, under `/raft/`. They must be served at the node's address, with TCP_NODELAY. The
     /// runtime that the node was started on is best, so that no other load delays them.
     pub fn routes(&self) -> axum::Router {
-        peer_server::routes(
-            Arc::clone(&self.inner.peer_service),
-            self.inner.config.limits.peer_body_bytes_max(),
-        )
+        let service = || Arc::clone(&self.inner.peer_service);
+        peer_server::routes(service(), self.inner.config.limits.peer_body_bytes_max())
+            .merge(peer_questions::routes(service()))
     }
 
     /// Returns the configured timing.

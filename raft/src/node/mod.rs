@@ -3,6 +3,7 @@
 //! This is the top folder: it uses every other one, and only the crate's root uses it.
 
 pub(crate) mod handle;
+mod peer_questions;
 pub(crate) mod peer_server;
 mod start;
 mod status_report;

@@ -4,16 +4,17 @@
 //! with status 200, or a [`Refusal`] with status 409.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
+use openraft::LogIdOptionExt;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::{Fatal, RaftError};
 use openraft::raft::{
@@ -25,11 +26,14 @@ use tokio::sync::watch;
 use triarch_storage::SpaceLevel;
 
 use crate::apply::applier::Raft;
-use crate::leadership::change_reason::LeaderChangeReasons;
+use crate::leadership::change_reason::{
+    CHANGE_REASON_HEADER, LeaderChangeReason, LeaderChangeReasons, TransferReason,
+};
 use crate::leadership::role::LeaderContact;
 use crate::membership::bootstrap::{Adopt, Bootstrapper, Form, Hello};
 use crate::network::snapshot_transfer::{Announcement, ChunkHead, TransferProgress};
 use crate::network::transport::LIVENESS_PATH;
+use crate::proposals::read_index::ReadBarrier;
 use crate::protocol::entry_format::DecodeError;
 use crate::protocol::identity::Identity;
 use crate::protocol::messages;
@@ -40,9 +44,10 @@ use crate::protocol::messages::{
 use crate::state_machine::StateMachine;
 use crate::storage::disk_space::ClusterDiskSpace;
 use crate::storage::snapshot_store::{IncomingSnapshot, Snapshots};
+use crate::tasks::append_probe::AppendProber;
 use crate::tasks::clock_sync::ClockReply;
 use crate::tasks::divergence_check::{DigestHistory, DigestReply, DigestRequest};
-use crate::types::{Config, Entry, Payload, Snapshot, SnapshotMeta, Vote};
+use crate::types::{Config, Entry, LogId, Payload, Snapshot, SnapshotMeta, Vote};
 
 /// State of the handlers.
 pub(crate) struct PeerService<S: StateMachine> {
@@ -54,6 +59,12 @@ pub(crate) struct PeerService<S: StateMachine> {
     pub disk_space: Arc<ClusterDiskSpace>,
     pub snapshots: Snapshots,
     pub digest_history: Arc<DigestHistory>,
+    pub read_barrier: Arc<ReadBarrier>,
+    pub prober: AppendProber<S>,
+    /// Last position that this process has acknowledged from its disk, and the vote of the leader it did so to.
+    pub acknowledged: parking_lot::Mutex<Option<(Vote, Option<LogId>)>>,
+    /// Time that the disk has before a heartbeat is answered without it.
+    pub heartbeat_patience: Duration,
     /// Snapshot that is being received, if any. The announcement of another snapshot replaces it.
     pub incoming: tokio::sync::Mutex<Option<IncomingSnapshot>>,
     /// Time from which this node may vote. See [`Node::start`](crate::Node::start).
@@ -61,8 +72,8 @@ pub(crate) struct PeerService<S: StateMachine> {
     pub stopping: watch::Receiver<bool>,
 }
 
-type ServiceState<S> = State<Arc<PeerService<S>>>;
-type PeerResult<T> = Result<T, Refusal>;
+pub(super) type ServiceState<S> = State<Arc<PeerService<S>>>;
+pub(super) type PeerResult<T> = Result<T, Refusal>;
 
 pub(crate) fn routes<S: StateMachine>(
     service: Arc<PeerService<S>>,
@@ -117,7 +128,7 @@ impl From<RaftError<Config>> for Refusal {
 }
 
 /// Answer in postcard.
-struct Postcard<T>(T);
+pub(super) struct Postcard<T>(pub(super) T);
 
 impl<T: Serialize> IntoResponse for Postcard<T> {
     fn into_response(self) -> Response {
@@ -140,7 +151,7 @@ impl<T: Serialize> IntoResponse for WithHealth<T> {
 }
 
 impl<S: StateMachine> PeerService<S> {
-    fn open(&self, message: Bytes) -> PeerResult<(Envelope, Bytes)> {
+    pub(super) fn open(&self, message: Bytes) -> PeerResult<(Envelope, Bytes)> {
         let (envelope, body) = messages::open_frame(message)?;
         self.identity.check_peer(&envelope)?;
         Ok((envelope, body))
@@ -212,6 +223,60 @@ impl<S: StateMachine> PeerService<S> {
         Ok(())
     }
 
+    /// Appends, or answers a heartbeat without waiting for the disk.
+    ///
+    /// openraft answers a heartbeat when everything before it is on disk. A leader would then lose its followers because
+    /// their disks are slow, and the next leader would lose them too. A heartbeat asserts two things of this node: that
+    /// it follows this vote now, and that the log up to the heartbeat's position is on its disk. The first is asked of
+    /// openraft after it has handled the heartbeat. The second holds if this process has acknowledged that position, or a
+    /// later one, in this vote.
+    async fn append_or_heartbeat(
+        &self,
+        request: AppendEntriesRequest<Config>,
+    ) -> PeerResult<AppendEntriesResponse<Config>> {
+        let (vote, position) = (request.vote, request.prev_log_id);
+        let last = request.entries.last().map(|entry| entry.log_id);
+        let is_heartbeat = last.is_none();
+        let mut appended = std::pin::pin!(self.raft.append_entries(request));
+        if is_heartbeat && self.has_acknowledged(&vote, position) {
+            let answered = tokio::time::timeout(self.heartbeat_patience, &mut appended).await;
+            if let Ok(response) = answered {
+                return Ok(response?);
+            }
+            let follows = self
+                .raft
+                .with_raft_state(move |state| *state.vote_ref() == vote);
+            tokio::select! {
+                biased;
+                response = &mut appended => return Ok(response?),
+                follows = follows => if follows? {
+                    return Ok(AppendEntriesResponse::Success);
+                },
+            }
+        }
+        let response = appended.await?;
+        if matches!(response, AppendEntriesResponse::Success) {
+            self.record_acknowledged(vote, last.or(position));
+        }
+        Ok(response)
+    }
+
+    fn has_acknowledged(&self, vote: &Vote, position: Option<LogId>) -> bool {
+        let acknowledged = self.acknowledged.lock();
+        acknowledged
+            .as_ref()
+            .is_some_and(|(of, last)| of == vote && *last >= position)
+    }
+
+    /// Records that everything up to `position` is on disk, and was acknowledged to the leader of this vote.
+    fn record_acknowledged(&self, vote: Vote, position: Option<LogId>) {
+        let mut acknowledged = self.acknowledged.lock();
+        match acknowledged.as_mut() {
+            Some((of, last)) if *of == vote => *last = (*last).max(position),
+            Some(_) | None => *acknowledged = Some((vote, position)),
+        }
+    }
+
     fn has_applied(&self, meta: &SnapshotMeta) -> bool {
         self.raft.metrics().borrow_watched().last_applied >= meta.last_log_id
     }
@@ -229,18 +294,29 @@ async fn append<S: StateMachine>(
         ));
     }
     service.check_disk_space(&request)?;
-    let response = service.raft.append_entries(request).await?;
+    let commit_index = request.leader_commit.index().unwrap_or(0);
+    let response = service.append_or_heartbeat(request).await?;
     if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-        service.leader_contact.record();
+        service.leader_contact.record(commit_index);
     }
     Ok(WithHealth(response.into(), service.disk_space.health()))
 }
 
+/// Returns the reason of a leader change in the headers, where the body could not carry it.
+fn reason_in(headers: &HeaderMap) -> Option<TransferReason> {
+    let value = headers.get(CHANGE_REASON_HEADER)?;
+    TransferReason::from_header(value.to_str().ok()?)
+}
+
 async fn vote<S: StateMachine>(
     State(service): ServiceState<S>,
+    headers: HeaderMap,
     message: Bytes,
 ) -> PeerResult<WithHealth<VoteReply>> {
-    let (envelope, request) = service.read::<VoteRequestV1>("a vote", message)?;
+    let (envelope, mut request) = service.read::<VoteRequestV1>("a vote", message)?;
+    if let Some(why) = reason_in(&headers) {
+        request.why = LeaderChangeReason::Transferred(why);
+    }
     if let Some(withheld) = service.withheld_vote(&request) {
         return Ok(WithHealth(withheld, service.disk_space.health()));
     }
@@ -268,10 +344,11 @@ async fn pre_vote<S: StateMachine>(
 
 async fn transfer<S: StateMachine>(
     State(service): ServiceState<S>,
+    headers: HeaderMap,
     message: Bytes,
 ) -> PeerResult<Postcard<TransferReply>> {
     let (_, request) = service.read::<TransferRequestV1>("a transfer of leadership", message)?;
-    if let Some(why) = request.why {
+    if let Some(why) = reason_in(&headers).or(request.why) {
         service
             .change_reasons
             .record_transfer(request.term(), request.to, why);

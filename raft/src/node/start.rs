@@ -16,6 +16,8 @@ use crate::apply::used_node_ids::UsedNodeIds;
 use crate::config::NodeConfig;
 use crate::error::StartError;
 use crate::fatal::FatalErrorSignal;
+use crate::leadership::append_reach::AppendReach;
+use crate::leadership::catch_up::CatchUp;
 use crate::leadership::change_reason::LeaderChangeReasons;
 use crate::leadership::role::{LeaderContact, LeadershipTransfer, RaftRole};
 use crate::membership::bootstrap::Bootstrapper;
@@ -38,14 +40,17 @@ use crate::storage::disk_space::ClusterDiskSpace;
 use crate::storage::log_store::RaftLog;
 use crate::storage::open;
 use crate::storage::open::OpenedStorage;
+use crate::tasks::append_probe::AppendProber;
 use crate::tasks::automatic_snapshot::snapshot_when_due;
 use crate::tasks::clock_sync::ClockSync;
+use crate::tasks::commit_monitor::CommitMonitor;
 use crate::tasks::disk_pressure::DiskPressureController;
 use crate::tasks::divergence_check::{DigestComparer, DigestHistory};
 use crate::tasks::fatal_error_monitor::fail_with_raft;
 use crate::tasks::leader_failure_detector::FailureDetector;
 use crate::tasks::leadership_observer::{LeadershipObserver, TransitionLog};
 use crate::tasks::membership_reconciler::MembershipReconciler;
+use crate::tasks::readiness_monitor::ReadinessMonitor;
 
 /// Maximum duration of a membership change or transfer before its outcome is unknown, in election timeouts.
 const CHANGE_TIMEOUT_ELECTIONS: u32 = 30;
@@ -102,6 +107,8 @@ struct Shared {
     metrics: Arc<ConsensusMetrics>,
     disk_space: Arc<ClusterDiskSpace>,
     leader_contact: Arc<LeaderContact>,
+    catch_up: Arc<CatchUp>,
+    append_reach: Arc<AppendReach>,
     change_reasons: Arc<LeaderChangeReasons>,
     leadership_transfer: Arc<LeadershipTransfer>,
 }
@@ -121,6 +128,7 @@ impl Shared {
         )?);
         let disk_space = Arc::new(ClusterDiskSpace::new(
             storage.space.clone(),
+            Arc::clone(&storage.log_metrics),
             config.node_id,
             config.timing.lease() * PEER_HEALTH_MAX_AGE_LEASES,
         ));
@@ -133,6 +141,8 @@ impl Shared {
             metrics,
             disk_space,
             leader_contact,
+            catch_up: Arc::new(CatchUp::new(config.timing.lease(), Instant::now())),
+            append_reach: Arc::default(),
             change_reasons,
             leadership_transfer: Arc::default(),
         })
@@ -177,6 +187,7 @@ async fn start_consensus<S: StateMachine>(
         transport: Arc::clone(&shared.transport),
         change_reasons: Arc::clone(&shared.change_reasons),
         disk_space: Arc::clone(&shared.disk_space),
+        append_reach: Arc::clone(&shared.append_reach),
     };
     let has_voted = storage.log.vote().is_some();
     let raft_config = Arc::new(raft_config(config)?);
@@ -218,27 +229,32 @@ struct Signals {
     stop: watch::Receiver<bool>,
     role: watch::Receiver<RaftRole>,
     leadership: watch::Receiver<Leadership>,
+    out_of_touch: watch::Receiver<Option<Instant>>,
 }
 
-/// Sending ends of [`Signals`], for the leadership observer alone.
+/// Sending ends of [`Signals`], for the leadership observer and the readiness monitor alone.
 struct Publishers {
     role: watch::Sender<RaftRole>,
     leadership: watch::Sender<Leadership>,
+    out_of_touch: watch::Sender<Option<Instant>>,
 }
 
 fn signals() -> (Signals, Publishers) {
     let (stopping, stop) = watch::channel(false);
     let (role_tx, role) = watch::channel(RaftRole::Unknown { term: 0 });
     let (leadership_tx, leadership) = watch::channel(Leadership::Unknown { term: 0 });
+    let (out_of_touch_tx, out_of_touch) = watch::channel(Some(Instant::now()));
     let signals = Signals {
         stopping,
         stop,
         role,
         leadership,
+        out_of_touch,
     };
     let publishers = Publishers {
         role: role_tx,
         leadership: leadership_tx,
+        out_of_touch: out_of_touch_tx,
     };
     (signals, publishers)
 }
@@ -256,7 +272,7 @@ struct Assembly<S: StateMachine> {
 struct Services<S: StateMachine> {
     proposer: Proposer<S::Reply>,
     piggyback: Arc<PiggybackSource<S::Reply>>,
-    read_barrier: ReadBarrier,
+    read_barrier: Arc<ReadBarrier>,
     changer: MembershipChanger<S>,
     digest_history: Arc<DigestHistory>,
     peer_service: Arc<PeerService<S>>,
@@ -325,13 +341,14 @@ impl<S: StateMachine> Assembly<S> {
             Duration::from_millis(self.config.limits.read_timeout_ms),
             self.config.limits.queue_reads_max,
         );
+        let read_barrier = Arc::new(read_barrier);
         let digest_history = Arc::new(DigestHistory::new());
         let services = Services {
             proposer,
             piggyback,
-            read_barrier,
             changer: self.membership_changer(),
-            peer_service: self.peer_service(bootstrapper, &digest_history),
+            peer_service: self.peer_service(bootstrapper, &digest_history, &read_barrier),
+            read_barrier,
             digest_history,
         };
         (services, ServiceLoops { batcher, rounds })
@@ -355,6 +372,7 @@ impl<S: StateMachine> Assembly<S> {
         &self,
         bootstrapper: &Arc<Bootstrapper<S>>,
         digest_history: &Arc<DigestHistory>,
+        read_barrier: &Arc<ReadBarrier>,
     ) -> Arc<PeerService<S>> {
         Arc::new(PeerService {
             identity: Arc::clone(&self.shared.identity),
@@ -365,13 +383,62 @@ impl<S: StateMachine> Assembly<S> {
             disk_space: Arc::clone(&self.shared.disk_space),
             snapshots: self.storage.snapshots.clone(),
             digest_history: Arc::clone(digest_history),
+            read_barrier: Arc::clone(read_barrier),
+            prober: self.append_prober(),
+            acknowledged: Mutex::new(None),
+            heartbeat_patience: Duration::from_millis(self.config.timing.heartbeat_ms / 8),
             elections_from: self.consensus.elections_from,
             incoming: tokio::sync::Mutex::new(None),
             stopping: self.signals.stop.clone(),
         })
     }
 
-    fn leadership_observer(&self, publishers: Publishers) -> LeadershipObserver<S> {
+    /// Interval of tasks that watch the leader and its heartbeats.
+    fn tick(&self) -> Duration {
+        Duration::from_millis(self.config.timing.heartbeat_ms / 2 + 1)
+    }
+
+    fn append_prober(&self) -> AppendProber<S> {
+        AppendProber {
+            raft: self.consensus.raft.clone(),
+            transport: Arc::clone(&self.shared.transport),
+            append_reach: Arc::clone(&self.shared.append_reach),
+            disk_space: Arc::clone(&self.shared.disk_space),
+        }
+    }
+
+    fn commit_monitor(&self, changer: &MembershipChanger<S>) -> CommitMonitor<S> {
+        CommitMonitor {
+            changer: changer.clone(),
+            prober: self.append_prober(),
+            append_reach: Arc::clone(&self.shared.append_reach),
+            metrics: Arc::clone(&self.shared.metrics),
+            lease: self.lease(),
+            tick: self.tick(),
+        }
+    }
+
+    fn readiness_monitor(
+        &self,
+        out_of_touch: watch::Sender<Option<Instant>>,
+    ) -> ReadinessMonitor<S> {
+        ReadinessMonitor {
+            raft: self.consensus.raft.clone(),
+            transport: Arc::clone(&self.shared.transport),
+            leader_contact: Arc::clone(&self.shared.leader_contact),
+            catch_up: Arc::clone(&self.shared.catch_up),
+            applied: self.consensus.applied.clone(),
+            role: self.signals.role.clone(),
+            out_of_touch,
+            tick: self.tick(),
+        }
+    }
+
+    fn leadership_observer(
+        &self,
+        role: watch::Sender<RaftRole>,
+        leadership: watch::Sender<Leadership>,
+    ) -> LeadershipObserver<S> {
         LeadershipObserver {
             raft: self.consensus.raft.clone(),
             identity: Arc::clone(&self.shared.identity),
@@ -381,9 +448,9 @@ impl<S: StateMachine> Assembly<S> {
             change_reasons: Arc::clone(&self.shared.change_reasons),
             metrics: Arc::clone(&self.shared.metrics),
             lease: self.lease(),
-            tick: Duration::from_millis(self.config.timing.heartbeat_ms / 2 + 1),
-            role: publishers.role,
-            leadership: publishers.leadership,
+            tick: self.tick(),
+            role,
+            leadership,
             transitions: TransitionLog::new(),
         }
     }
@@ -430,19 +497,27 @@ impl<S: StateMachine> Assembly<S> {
             changer: services.changer.clone(),
             interval: Duration::from_millis(self.config.timing.heartbeat_ms),
         };
+        let commit_monitor = self.commit_monitor(&services.changer);
+        let prober = self.append_prober();
         let disk_pressure = DiskPressureController {
             disk_space: Arc::clone(&self.shared.disk_space),
+            append_reach: Arc::clone(&self.shared.append_reach),
+            metrics: Arc::clone(&self.shared.metrics),
             changer: services.changer.clone(),
             lease: self.lease(),
             elections_from: self.consensus.elections_from,
         };
-        let observer = self.leadership_observer(publishers);
+        let observer = self.leadership_observer(publishers.role, publishers.leadership);
+        let readiness = self.readiness_monitor(publishers.out_of_touch);
         let digest_comparer = self.digest_comparer(&services.digest_history);
         let snapshots = snapshot_when_due(raft(), Arc::clone(&self.consensus.snapshot_due));
         let fatal_errors = fail_with_raft(raft(), self.shared.fatal_error.clone());
         vec![
             tokio::spawn(until(stop(), async move { bootstrapper.run().await })),
             tokio::spawn(until(stop(), observer.run())),
+            tokio::spawn(until(stop(), readiness.run())),
+            tokio::spawn(until(stop(), prober.run())),
+            tokio::spawn(until(stop(), commit_monitor.run())),
             tokio::spawn(until(stop(), digest_comparer.run())),
             tokio::spawn(until(stop(), self.clock_sync().run())),
             tokio::spawn(self.failure_detector().run()),
@@ -475,6 +550,9 @@ impl<S: StateMachine> Assembly<S> {
                 role: signals.role,
                 leadership_transfer: shared.leadership_transfer,
                 leadership: signals.leadership,
+                out_of_touch: signals.out_of_touch,
+                leader_contact: shared.leader_contact,
+                catch_up: shared.catch_up,
                 fatal_error: shared.fatal_error,
                 metrics: shared.metrics,
                 proposer: services.proposer,

@@ -18,6 +18,8 @@ pub(crate) struct Sources<'a> {
     pub identity: &'a Identity,
     pub disk_space: &'a ClusterDiskSpace,
     pub role: RaftRole,
+    /// Whether a leader is known that a majority has answered lately.
+    pub in_touch: bool,
     pub applied: Applied,
     /// Time without an acknowledged heartbeat after which a peer counts as unreachable.
     pub lease: std::time::Duration,
@@ -32,6 +34,7 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
         identity,
         disk_space,
         role,
+        in_touch,
         applied,
         lease,
         failed,
@@ -39,7 +42,7 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
     } = sources;
     let leading = metrics.state == ServerState::Leader;
     let leader = match &role {
-        RaftRole::Leading { .. } => Some(identity.node_id),
+        RaftRole::Leading { .. } => in_touch.then_some(identity.node_id),
         RaftRole::Following { leader, .. } => Some(*leader),
         RaftRole::Elected { .. } | RaftRole::Unknown { .. } => None,
     };
@@ -72,15 +75,12 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
                 } else {
                     PeerState::Follower
                 },
-                matched: if mine && leading {
-                    metrics.last_log_index
-                } else {
-                    metrics
-                        .replication
-                        .as_ref()
-                        .and_then(|r| r.get(&id).copied().flatten())
-                        .map(|id| id.index)
-                },
+                // A leader's own row is what is on its disk, as for the others.
+                matched: metrics
+                    .replication
+                    .as_ref()
+                    .and_then(|r| r.get(&id).copied().flatten())
+                    .map(|id| id.index),
                 applied: mine.then_some(applied.index),
                 snapshot: transfers.get(&id).copied(),
                 disk: disk_space.status(id),

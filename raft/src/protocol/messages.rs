@@ -303,7 +303,7 @@ impl VoteRequestV1 {
             vote: (&r.vote).into(),
             last: r.last_log_id.map(Into::into),
             transfer: r.leadership_transfer,
-            why,
+            why: why.in_body(),
         }
     }
 
@@ -360,7 +360,7 @@ impl TransferRequestV1 {
             from: r.from_leader().into(),
             to: *r.to_node_id(),
             last: r.last_log_id().map(|id| (*id).into()),
-            why,
+            why: why.and_then(TransferReason::in_body),
         }
     }
 

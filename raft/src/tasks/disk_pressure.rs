@@ -1,8 +1,10 @@
-//! Disk pressure: actions on low disks, checked every 50 ms. See [`crate::storage::disk_space`] for what is refused.
+//! Disk pressure: actions on low and hanging disks, checked every 50 ms. See [`crate::storage::disk_space`] for what is refused.
 //!
 //! - A leader whose disk is low transfers leadership to a voter whose disk is not and who has all of the log. It never
 //!   transfers to a voter with a low disk, and at most once per [`TRANSFER_INTERVAL`]. Leadership therefore does not go
 //!   back and forth.
+//! - A leader whose disk does not finish a sync transfers leadership in the same way, because its own log falls behind
+//!   what it acknowledges with the others' help. A sync that takes long is logged by every node.
 //! - A node whose disk is low leaves campaigning to others. If there is no leader for long, it campaigns all the same.
 //!   Reads, heartbeats and leases need a leader even when nothing can be written.
 //! - When too many voters are low for a quorum to take an entry, the leader refuses proposals. Otherwise they would run
@@ -19,9 +21,11 @@ use openraft::metrics::RaftMetrics;
 use openraft::{Instant as _, LogIdOptionExt};
 use triarch_storage::SpaceLevel;
 
-use crate::leadership::change_reason::TransferReason;
+use crate::leadership::append_reach::AppendReach;
+use crate::leadership::change_reason::{TransferReason, ms};
 use crate::leadership::role::RaftRole;
 use crate::membership::changes::MembershipChanger;
+use crate::metrics::ConsensusMetrics;
 use crate::state_machine::StateMachine;
 use crate::storage::disk_space::ClusterDiskSpace;
 use crate::types::Config;
@@ -34,9 +38,16 @@ const CAMPAIGN_DELAY_ELECTIONS: u32 = 4;
 /// Minimum entries since the last snapshot. A log with fewer does not shrink by another snapshot.
 const SNAPSHOT_ENTRIES_MIN: u64 = 1_000;
 
-/// Task that acts on low disks. See the [module](self).
+/// Age of an unfinished sync that is logged.
+const SYNC_LOG_AGE: Duration = Duration::from_secs(1);
+/// Age of an unfinished sync at which a leader transfers leadership.
+const SYNC_TRANSFER_AGE: Duration = Duration::from_secs(2);
+
+/// Task that acts on low and hanging disks. See the [module](self).
 pub(crate) struct DiskPressureController<S: StateMachine> {
     pub disk_space: Arc<ClusterDiskSpace>,
+    pub append_reach: Arc<AppendReach>,
+    pub metrics: Arc<ConsensusMetrics>,
     pub changer: MembershipChanger<S>,
     pub lease: Duration,
     /// Earliest time of campaigns. See [`Node::start`](crate::Node::start).
@@ -53,6 +64,8 @@ struct ControllerState {
     last_transfer: Option<Instant>,
     /// Peers whose disks are known to be low.
     low_peers: BTreeSet<u64>,
+    /// Longest age of the unfinished sync that was logged, if one was.
+    hanging: Option<Duration>,
 }
 
 impl<S: StateMachine> DiskPressureController<S> {
@@ -63,6 +76,7 @@ impl<S: StateMachine> DiskPressureController<S> {
             leader_seen: Instant::now(),
             last_transfer: None,
             low_peers: BTreeSet::new(),
+            hanging: None,
         };
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -84,6 +98,8 @@ impl<S: StateMachine> DiskPressureController<S> {
         if became_low {
             self.snapshot(&metrics).await;
         }
+        let unfinished = self.disk_space.own_sync().unfinished;
+        self.log_hanging_sync(unfinished, state);
         let leading = matches!(&*self.changer.role.borrow(), RaftRole::Leading { .. });
         if !leading {
             state.low_peers.clear();
@@ -93,7 +109,35 @@ impl<S: StateMachine> DiskPressureController<S> {
         self.log_peer_disks(&metrics, state);
         self.disk_space.set_quorum_shortage(self.shortage(&metrics));
         if is_low {
-            self.transfer_leadership(&metrics, state).await;
+            self.transfer_leadership(&metrics, TransferReason::DiskLow, state)
+                .await;
+        } else if unfinished >= SYNC_TRANSFER_AGE {
+            self.transfer_leadership(&metrics, TransferReason::DiskHangs, state)
+                .await;
+        }
+    }
+
+    fn log_hanging_sync(&self, unfinished: Duration, state: &mut ControllerState) {
+        match state.hanging {
+            None if unfinished >= SYNC_LOG_AGE => {
+                state.hanging = Some(unfinished);
+                tracing::warn!(
+                    unfinished_ms = ms(unfinished),
+                    "a sync of this node's log does not end: its disk hangs or is very slow, and nothing is on it for \
+                     certain until the sync ends; look at the disk and the kernel's log"
+                );
+            }
+            Some(longest) if unfinished >= SYNC_LOG_AGE => {
+                state.hanging = Some(longest.max(unfinished));
+            }
+            Some(longest) => {
+                state.hanging = None;
+                tracing::info!(
+                    took_ms = ms(longest),
+                    "the sync of this node's log that did not end has ended"
+                );
+            }
+            None => {}
         }
     }
 
@@ -186,6 +230,7 @@ impl<S: StateMachine> DiskPressureController<S> {
     async fn transfer_leadership(
         &self,
         metrics: &RaftMetrics<Config>,
+        why: TransferReason,
         state: &mut ControllerState,
     ) {
         let too_soon = state
@@ -195,20 +240,22 @@ impl<S: StateMachine> DiskPressureController<S> {
             return;
         };
         state.last_transfer = Some(Instant::now());
+        let description = if why == TransferReason::DiskHangs {
+            self.metrics.abdicated();
+            "does not finish a sync"
+        } else {
+            "is nearly full"
+        };
         tracing::warn!(
             to,
-            "this node's disk is nearly full: handing leadership to node {to}"
+            "this node's disk {description}: handing leadership to node {to}"
         );
-        if let Err(error) = self
-            .changer
-            .transfer_leader(Some(to), TransferReason::DiskLow)
-            .await
-        {
+        if let Err(error) = self.changer.transfer_leader(Some(to), why).await {
             tracing::warn!(to, %error, "leadership could not be handed over; retrying later");
         }
     }
 
-    /// Returns a voter that has disk space and everything that is in the log here.
+    /// Returns a voter that has disk space, a disk that is not slow, and everything that is in the log here.
     fn successor(&self, metrics: &RaftMetrics<Config>) -> Option<u64> {
         let me = self.changer.transport.identity.node_id;
         let matched = |id: u64| {
@@ -222,6 +269,7 @@ impl<S: StateMachine> DiskPressureController<S> {
             id != me
                 && self.is_reachable(metrics, id)
                 && self.disk_space.status(id).is_some_and(|disk| !disk.low)
+                && !self.append_reach.has_slow_disk(id)
                 && matched(id) == metrics.last_log_index
         })
     }

@@ -93,6 +93,7 @@ impl<S: StateMachine> FailureDetector<S> {
                 Err(
                     CallError::Broken { .. }
                     | CallError::Timeout { .. }
+                    | CallError::NoRoute { .. }
                     | CallError::Refused { .. },
                 ) => {
                     // The leader's process may be ending right now. The next attempt will then be refused.

@@ -54,6 +54,8 @@ pub(crate) struct TransitionLog {
     leaderless_logged: bool,
     /// Time of the last answer of a majority to this node as leader.
     quorum_acked_at: Option<Instant>,
+    /// Whether no majority answers this node as leader, and that has been logged.
+    silence_logged: bool,
 }
 
 impl TransitionLog {
@@ -64,6 +66,7 @@ impl TransitionLog {
             leaderless_since: Instant::now(),
             leaderless_logged: false,
             quorum_acked_at: None,
+            silence_logged: false,
         }
     }
 }
@@ -102,10 +105,12 @@ impl<S: StateMachine> LeadershipObserver<S> {
             if now == before {
                 self.log_if_leaderless(&now);
                 self.record_quorum_ack(&now);
+                self.log_quorum_silence(&now);
                 continue;
             }
             self.log_transition(&before, &now, why);
             self.record_quorum_ack(&now);
+            self.log_quorum_silence(&now);
             let leadership = now.leadership();
             self.role.send_replace(now);
             self.leadership.send_if_modified(|current| {
@@ -226,6 +231,35 @@ impl<S: StateMachine> LeadershipObserver<S> {
             .quorum_acked_at
             .map(|at| at.elapsed())
             .filter(|silence| *silence > self.lease)
+    }
+
+    /// Logs that no majority answers this node as leader, once that has lasted, and the end of it.
+    fn log_quorum_silence(&mut self, now: &RaftRole) {
+        let alone = || self.raft.voter_ids().eq([self.identity.node_id]);
+        let leading = matches!(now, RaftRole::Leading { .. }) && !alone();
+        let silence = self.quorum_silence().filter(|_| leading);
+        let lasting = silence.filter(|it| *it > self.lease * LEADERLESS_LOG_DELAY_LEASES);
+        match (lasting, silence, self.transitions.silence_logged) {
+            (Some(silence), _, false) => {
+                self.transitions.silence_logged = true;
+                tracing::warn!(
+                    term = now.term(),
+                    silent_ms = change_reason::ms(silence),
+                    "no majority of the masters answers this leader: it serves no reads and no writes until a majority \
+                     is up and reaches it, or another node is elected"
+                );
+            }
+            (None, None, true) => {
+                self.transitions.silence_logged = false;
+                if leading {
+                    tracing::info!(
+                        term = now.term(),
+                        "a majority of the masters answers this leader again"
+                    );
+                }
+            }
+            (Some(_), _, true) | (None, Some(_), _) | (None, None, false) => {}
+        }
     }
 
     fn log_transition(

@@ -339,6 +339,11 @@ impl Cluster {
         self.running[&id].runtime.as_ref().unwrap().block_on(work)
     }
 
+    /// Runs work on the node's own runtime, without waiting for it.
+    pub fn spawn(&self, id: u64, work: impl Future<Output = ()> + Send + 'static) {
+        self.running[&id].runtime.as_ref().unwrap().spawn(work);
+    }
+
     pub fn try_propose(
         &self,
         id: u64,

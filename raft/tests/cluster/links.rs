@@ -18,13 +18,23 @@ pub enum Cut {
     Requests,
     /// Requests arrive; answers do not come back.
     Answers,
-    /// Log entries do not arrive. All other messages do, heartbeats too.
+    /// Log entries and their probes do not arrive. All other messages do, heartbeats too.
     Entries,
+    /// Messages larger than a packet do not arrive, on any connection.
+    Large,
+    /// New connections are refused. Those that exist live on.
+    NewConnections,
 }
 
+/// Payload of a packet on most networks, in bytes.
+const PACKET_BYTES: usize = 1_400;
+const READ_BYTES: usize = 64 << 10;
+
 impl Cut {
-    fn concerns(self, direction: Direction, lane: Lane) -> bool {
+    fn concerns(self, direction: Direction, lane: Lane, bytes: usize) -> bool {
         match self {
+            Cut::Large => direction == Direction::There && bytes > PACKET_BYTES,
+            Cut::NewConnections => false,
             Cut::Requests => direction == Direction::There,
             Cut::Answers => direction == Direction::Back,
             Cut::Entries => direction == Direction::There && lane == Lane::Entries,
@@ -104,7 +114,8 @@ async fn forward(mut near: TcpStream, behind: SocketAddr, cuts: Cuts) {
     let mut first = Vec::new();
     let connection = loop {
         if let Some(sender) = sender_of(&first) {
-            let lane = match first.starts_with(b"POST /raft/append ") {
+            let is_entries = first.starts_with(b"POST /raft/append ") || is_append_probe(&first);
+            let lane = match is_entries {
                 true => Lane::Entries,
                 false => Lane::Other,
             };
@@ -114,6 +125,10 @@ async fn forward(mut near: TcpStream, behind: SocketAddr, cuts: Cuts) {
             return;
         }
     };
+    let cut = cuts.lock().get(&connection.sender).copied();
+    if cut == Some(Cut::NewConnections) {
+        return;
+    }
     // If no process listens, the connection ends, as a refused one would.
     let Ok(far) = TcpStream::connect(behind).await else {
         return;
@@ -157,12 +172,14 @@ async fn pump(
     let mut lost = false;
     loop {
         let cut = cuts.lock().get(&connection.sender).copied();
-        lost |=
-            !bytes.is_empty() && cut.is_some_and(|cut| cut.concerns(direction, connection.lane));
+        lost |= !bytes.is_empty()
+            && cut.is_some_and(|cut| cut.concerns(direction, connection.lane, bytes.len()));
         if !lost && to.write_all(&bytes).await.is_err() {
             return;
         }
         bytes.clear();
+        // As much as there is, so that a large message is seen to be one.
+        bytes.reserve(READ_BYTES);
         if from.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
             if lost {
                 tokio::time::sleep(Duration::from_secs(60)).await;
@@ -182,4 +199,14 @@ fn sender_of(request: &[u8]) -> Option<u64> {
     let id = *request.get(head_end + 1 + 17)?;
     assert!((1..0x80).contains(&id), "not a node's id: {id}");
     Some(u64::from(id))
+}
+
+/// Returns whether a connection begins with a padded probe. The same question without padding goes over another one.
+fn is_append_probe(request: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(request);
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .and_then(|length| length.trim().parse::<usize>().ok());
+    head.starts_with("POST /raft/append-probe ") && length > Some(PACKET_BYTES)
 }

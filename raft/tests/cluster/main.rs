@@ -7,5 +7,7 @@ mod bootstrap;
 mod divergence;
 mod leadership;
 mod partitions;
+mod readiness;
 mod restarts;
 mod snapshots;
+mod stalled_commits;

@@ -5,16 +5,22 @@ use triarch_sdk::wire::{ClusterStatus, NodeDisk, NodeRole};
 
 use crate::cli::output::{self, Column};
 
+/// Age of an unfinished sync from which on a disk is shown as hanging, in ms.
+const HANGING_SYNC_MS: u64 = 1_000;
+
 fn free_space(disk: NodeDisk) -> String {
     let free_mib = disk.free_bytes >> 20;
     let free = match free_mib {
         0..10_240 => format!("{free_mib} MiB free"),
         10_240.. => format!("{} GiB free", free_mib >> 10),
     };
-    if disk.low {
-        format!("LOW, {free}")
-    } else {
-        free
+    let hangs = disk
+        .unfinished_sync_ms
+        .filter(|unfinished_ms| *unfinished_ms >= HANGING_SYNC_MS);
+    match hangs {
+        Some(unfinished_ms) => format!("HANGS for {} s, {free}", unfinished_ms / 1_000),
+        None if disk.low => format!("LOW, {free}"),
+        None => free,
     }
 }
 

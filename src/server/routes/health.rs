@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use triarch_raft::Leadership;
+use triarch_raft::Readiness;
 use triarch_sdk::wire;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -36,8 +36,10 @@ async fn healthz(State(app): State<App>) -> Response {
     .into_response()
 }
 
-/// Checks that a leader is known and that this node has applied every entry it knows to be committed. A node with low
-/// disk space is ready too, because it serves reads and forwards requests; `disk` reports it.
+/// Checks that a leader is known that reaches a majority, and that this node has applied what that leader had committed
+/// after this node's last start, pause or network cut. Otherwise `reason` names what is missing: `stopping`,
+/// `no_leader`, `no_majority`, `proposals_waiting` or `catching_up`. A node with low disk space is ready too, because it
+/// serves reads and forwards requests; `disk` reports it.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -45,26 +47,16 @@ async fn healthz(State(app): State<App>) -> Response {
     responses((status = 200, description = "A leader is known and this node is caught up.", body = wire::Ready))
 )]
 async fn readyz(State(app): State<App>) -> Response {
-    let status = app.node.status();
-    let leader = match &*app.node.leadership().borrow() {
-        Leadership::Leading { .. } => Some(app.node_id),
-        Leadership::Following { leader, .. } => Some(*leader),
-        Leadership::Unknown { .. } => None,
-    };
     if app.shutdown.is_cancelled() {
-        return Problem::no_leader("this node is stopping").into_response();
+        return Problem::no_leader("this node is stopping")
+            .with("reason", "stopping")
+            .into_response();
     }
-    let Some(leader) = leader else {
-        return Problem::no_leader("this node knows no leader").into_response();
+    let status = app.node.status();
+    let leader = match app.node.readiness() {
+        Readiness::Ready { leader } => leader,
+        other => return not_ready(other).into_response(),
     };
-    if status.applied_index < status.commit_index {
-        let behind = status.commit_index - status.applied_index;
-        return Problem::no_leader(format!(
-            "this node still has to apply {behind} committed entries"
-        ))
-        .with("behind", behind)
-        .into_response();
-    }
     ApiResponse::ok(
         status.applied_index,
         &wire::Ready {
@@ -76,4 +68,34 @@ async fn readyz(State(app): State<App>) -> Response {
         },
     )
     .into_response()
+}
+
+/// Describes why a node is not ready.
+fn not_ready(readiness: Readiness) -> Problem {
+    match readiness {
+        Readiness::Ready { .. } | Readiness::NoLeader => {
+            Problem::no_leader("this node knows no leader").with("reason", "no_leader")
+        }
+        Readiness::NoMajority { silent_ms } => Problem::no_leader(format!(
+            "this node leads, but no majority of the masters has answered it for {silent_ms} ms: start the others, or \
+             mend the network between them"
+        ))
+        .with("reason", "no_majority")
+        .with("silent_ms", silent_ms),
+        Readiness::ProposalsWaiting { oldest_ms } => Problem::no_leader(format!(
+            "this node leads, but proposals wait and the commit index has stood for {oldest_ms} ms: see its log for the \
+             masters that take no appends or have a slow disk"
+        ))
+        .with("reason", "proposals_waiting")
+        .with("oldest_ms", oldest_ms),
+        Readiness::CatchingUp { behind: Some(behind) } => Problem::no_leader(format!(
+            "this node still has to apply {behind} committed entries"
+        ))
+        .with("reason", "catching_up")
+        .with("behind", behind),
+        Readiness::CatchingUp { behind: None } => Problem::no_leader(
+            "this node has not heard from its leader yet how far the log is committed",
+        )
+        .with("reason", "catching_up"),
+    }
 }

@@ -128,6 +128,7 @@ pub fn node_disk(disk: DiskStatus) -> wire::NodeDisk {
     wire::NodeDisk {
         free_bytes: disk.free_bytes,
         low: disk.low,
+        unfinished_sync_ms: disk.unfinished_sync_ms,
     }
 }
 

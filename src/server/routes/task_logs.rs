@@ -147,6 +147,9 @@ async fn read(
             return ApiResponse::ok(index, &logs);
         }
         tokio::select! {
+            biased;
+            // A new leader gets the output, and this node would not learn of it.
+            () = app.majority_lost() => return Err(HandlerError::NotLeader),
             () = app.wait_at_most(left, changed.woken()) => {}
             // Workers send output from now on to another leader.
             () = async { match &term { Some(lead) => lead.ended().await, None => std::future::pending().await } } => {

@@ -101,7 +101,9 @@ impl SyncThread {
     }
 
     fn write_group(&mut self, group: Vec<QueuedWrite>) -> Result<(), StorageError> {
-        match self.persist(&group) {
+        let persisted = self.persist(&group);
+        self.metrics.sync_ends();
+        match persisted {
             Ok(()) => {
                 if let Some(last) = group.last() {
                     let end = self.state.tail.map_or(0, |tail| tail.position.index + 1);
@@ -152,6 +154,8 @@ impl SyncThread {
                 .saturating_mul(WRITE_AMPLIFICATION)
                 .saturating_add(HARD_STATE_WRITE_BYTES),
         )?;
+        // A wait for space is no sign of a disk that hangs.
+        self.metrics.sync_begins();
         let committed = |write: &QueuedWrite| matches!(write.op, WriteOp::Committed(_));
         let last_committed = group.iter().rposition(committed);
         for (position, write) in group.iter().enumerate() {

@@ -203,6 +203,9 @@ pub struct NodeDisk {
     pub free_bytes: u64,
     /// Whether free space is too low, so that the node accepts no writes until there is more.
     pub low: bool,
+    /// Age of the oldest unfinished sync of its log, in ms; 0 while there is none, absent while it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished_sync_ms: Option<u64>,
 }
 
 /// Role of a node in quorums.

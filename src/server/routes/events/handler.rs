@@ -53,6 +53,14 @@ async fn follow(
         .into());
     }
     let filter = Filter::read(&query)?;
+    if let Some(elapsed) = app.out_of_touch() {
+        return Err(Problem::no_leader(format!(
+            "this node has been out of touch with a majority of the masters for {} ms, so it learns of no event; follow \
+             another one",
+            elapsed.as_millis()
+        ))
+        .into());
+    }
     let asked = requested_position(&query, &headers)?;
     let permit = Arc::clone(&app.event_streams).try_acquire_owned().map_err(|_| {
         Problem::new(

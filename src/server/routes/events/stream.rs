@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
-use triarch_raft::Leadership;
 use triarch_sdk::wire;
 
 use super::filter::Filter;
@@ -25,6 +24,9 @@ use crate::server::protocol::problem::{Code, Problem};
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Minimum time between two reads of the feed, so that many readers of a busy cluster do not wake for every entry.
 const READ_INTERVAL: Duration = Duration::from_millis(10);
+/// Last message of a stream on a node that has lost the majority.
+const MAJORITY_LOST: &[u8] =
+    b": this node is out of touch with a majority of the masters: go on at another one\n\n";
 /// Reconnection delay of the server-sent events protocol.
 const RECONNECT_DELAY_MS: u64 = 1_000;
 
@@ -101,6 +103,11 @@ impl EventStream {
             tokio::select! {
                 _ = self.grown.changed() => sleep_until(self.next_read).await,
                 () = sleep_until(self.next_keep_alive) => {}
+                () = self.app.majority_lost() => {
+                    // No event arrives here for as long as that lasts. The reader goes on at another node.
+                    self.ended = true;
+                    return Some(Bytes::from_static(MAJORITY_LOST));
+                }
                 () = self.app.shutdown.cancelled() => {
                     self.ended = true;
                     return Some(Bytes::from_static(b": this node is stopping\n\n"));
@@ -113,13 +120,6 @@ impl EventStream {
     /// Builds a message without events, with the reader's position.
     fn keep_alive(&mut self) -> Bytes {
         self.next_keep_alive = Instant::now() + KEEP_ALIVE_INTERVAL;
-        if let Leadership::Unknown { .. } = &*self.app.node.leadership().borrow() {
-            // The node may be cut off from the others, and receive no events for as long as that lasts.
-            self.ended = true;
-            return Bytes::from_static(
-                b": this node knows no leader; another node may know one\n\n",
-            );
-        }
         format!(": keep-alive\nid: {}\n\n", self.after).into()
     }
 

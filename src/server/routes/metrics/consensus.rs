@@ -1,6 +1,6 @@
 //! Metrics of consensus on this node, and of its log on disk.
 
-use triarch_raft::{LeaderChangeKind, PeerRole, PeerState, ProposalRefusal};
+use triarch_raft::{LeaderChangeKind, PeerRole, PeerState, ProposalRefusal, Readiness};
 
 use super::families::{Labels, MetricFamilies, Scale};
 use crate::server::app::App;
@@ -29,6 +29,12 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
         "triarch_is_leader",
         "1 if this node leads and a majority has confirmed it within the lease.",
         f64::from(u8::from(leads)),
+    );
+    let ready = matches!(app.node.readiness(), Readiness::Ready { .. });
+    out.gauge(
+        "triarch_ready",
+        "1 if this node is ready, as /readyz says.",
+        f64::from(u8::from(ready && !app.shutdown.is_cancelled())),
     );
     out.gauge(
         "triarch_leader_id",
@@ -131,6 +137,24 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
         "triarch_leaderless_seconds",
         "Total time without a leader known to this node, including the present time.",
         measures.leaderless().as_secs_f64(),
+    );
+    out.gauge(
+        "triarch_raft_oldest_proposal_age_seconds",
+        "On the leader: for how long entries have waited while the commit index stands; 0 while none waits.",
+        measures.oldest_proposal_age().as_secs_f64(),
+    );
+    out.counter(
+        "triarch_raft_abdications",
+        "How often this node handed leadership over because it could not commit, or its disk did not finish a sync.",
+        measures.abdications() as f64,
+    );
+    out.gauge(
+        "triarch_log_unfinished_sync_seconds",
+        "Age of the oldest unfinished sync of this node's log; 0 while there is none.",
+        measures
+            .log
+            .unfinished_sync()
+            .map_or(0.0, |age| age.as_secs_f64()),
     );
     out.gauge(
         "triarch_proposals_open",

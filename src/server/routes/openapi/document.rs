@@ -175,6 +175,7 @@ fn route_codes(path: &str, method: &str) -> Vec<Code> {
                 Code::InvalidRequest,
                 Code::PositionGone,
                 Code::Unavailable,
+                Code::NoLeader,
                 Code::Timeout,
                 Code::StorageFailed,
             ];

@@ -231,6 +231,8 @@ impl PollRequest {
         let leases = tokio::select! {
             leases = lead.poll(id, self.max, wait, self.running.as_deref()) => leases.map_err(|error| worker_call_error(error, id))?,
             () = app.shutdown.cancelled() => return Err(HandlerError::NotLeader),
+            // No grant is committed here for as long as that lasts. The worker finds another leader, if there is one.
+            () = app.majority_lost() => return Err(HandlerError::NotLeader),
         };
         Ok(wire::PollAnswer {
             tasks: leases

@@ -3,4 +3,5 @@
 mod full_restart;
 mod leader_loss;
 mod leadership_log;
+mod lost_majority;
 mod paused_leader;

@@ -5,4 +5,5 @@ mod crash_points;
 mod divergence_check;
 mod durability;
 mod full_disks;
+mod hanging_disk;
 mod versions;

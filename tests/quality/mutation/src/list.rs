@@ -134,6 +134,16 @@ mutations! {
     LearnerPromotedAtOnce = "learner-promoted-at-once" in Raft, held by ["a_learner_that_gets_no_entries"];
     /// a wiped directory under a known id is taken for the one it was
     WipedDirectoryVotes = "wiped-directory-votes" in Raft, held by ["only_a_known_directory", "wiped"];
+    /// a leader that cannot commit stays the leader, although another node could
+    StalledLeaderStays = "stalled-leader-stays" in Raft, held by ["whose_large_messages_are_lost_hands_over"];
+    /// a leader that cannot commit hands over to a node that could not either
+    AbdicatesToAnyNode = "abdicates-to-any-node" in Raft, held by ["leadership_stays_where_no_other_node"];
+    /// a leader whose successor is not elected stays silent for good
+    FailedTransferKept = "failed-transfer-kept" in Raft, held by ["whose_successor_cannot_be_elected"];
+    /// a follower calls itself ready without asking the leader how far the log is committed
+    ReadyWithoutReadIndex = "ready-without-read-index" in Raft, held by ["starts_behind_is_not_ready"];
+    /// a leader that no majority answers calls itself ready
+    ReadyWithoutMajority = "ready-without-majority" in Raft, held by ["no_majority_answers_is_not_ready"];
     /// a node that holds another table than the majority goes on
     DivergenceIgnored = "divergence-ignored" in Raft, held by ["differs_from_the_majority"];
 

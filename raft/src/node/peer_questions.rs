@@ -1,0 +1,47 @@
+//! Handlers of questions that nodes ask each other about their state. None of them changes anything here.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::post;
+use bytes::Bytes;
+
+use crate::error::ReadError;
+use crate::node::peer_server::{PeerResult, PeerService, Postcard, ServiceState};
+use crate::protocol::messages::Refusal;
+use crate::state_machine::StateMachine;
+use crate::tasks::append_probe::{PROBE_MESSAGE_BYTES_MAX, PROBE_PATH, ProbeReply};
+use crate::tasks::readiness_monitor::{READ_INDEX_PATH, ReadIndexReply};
+
+/// Returns the routes of the questions.
+pub(super) fn routes<S: StateMachine>(service: Arc<PeerService<S>>) -> Router {
+    Router::new()
+        .route(READ_INDEX_PATH, post(read_index::<S>))
+        .route(PROBE_PATH, post(probe::<S>))
+        .layer(DefaultBodyLimit::max(PROBE_MESSAGE_BYTES_MAX))
+        .with_state(service)
+}
+
+/// Confirms with a majority that this node leads, and answers with what it has applied then.
+async fn read_index<S: StateMachine>(
+    State(service): ServiceState<S>,
+    message: Bytes,
+) -> PeerResult<Postcard<ReadIndexReply>> {
+    service.open(message)?;
+    let confirmed = service.read_barrier.wait().await;
+    let commit_index = confirmed.map_err(|e| match e {
+        ReadError::ShuttingDown | ReadError::StorageFailed(_) => Refusal::Stopping(e.to_string()),
+        ReadError::NotLeader { .. } | ReadError::NoQuorum => Refusal::Rule(e.to_string()),
+    })?;
+    Ok(Postcard(ReadIndexReply { commit_index }))
+}
+
+/// Answers a probe, whatever its size, with the reach and the disk of this node.
+async fn probe<S: StateMachine>(
+    State(service): ServiceState<S>,
+    message: Bytes,
+) -> PeerResult<Postcard<ProbeReply>> {
+    service.open(message)?;
+    Ok(Postcard(service.prober.report()))
+}
