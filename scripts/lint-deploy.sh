@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the files in deploy/ with the tools that this machine has: shellcheck and sh -n for the package's scripts,
+# Checks that the units keep trying, and the files in deploy/ with the tools that this machine has: shellcheck and sh -n for the package's scripts,
 # systemd-analyze for the units, yamllint and kubernetes-validate for Kubernetes, hadolint for the Dockerfile. Reports the
 # files that it could not check. It runs no container.
 set -uo pipefail
@@ -33,6 +33,15 @@ units() {
   return $code
 }
 
+# Whatever ends a process but `systemctl stop`, its unit starts it again, and never stops trying.
+keeps_trying() { # UNIT
+  local setting
+  for setting in 'StartLimitIntervalSec=0' 'Restart=always' 'RestartSec=[1-9][0-9]*' 'RestartPreventExitStatus=2'; do
+    grep -qxE "$setting" "$1" || { printf '%s lacks %s\n' "$1" "$setting"; return 1; }
+  done
+}
+
+for unit in deploy/systemd/*.service; do checked "$unit keeps trying" keeps_trying "$unit"; done
 for script in postinst prerm postrm; do checked "deploy/debian/$script" sh -n "deploy/debian/$script"; done
 for script in scripts/*.sh scripts/chaos/*.sh; do checked "$script" bash -n "$script"; done
 if command -v systemd-analyze >/dev/null; then
