@@ -34,6 +34,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "worker.output",
         "worker.prefetch",
         "worker.shutdown",
+        "worker.signals",
     ),
     "worker execution": (
         "worker.execute",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from triarch import TaskCancelled, TaskFailed
 from triarch.testing import wait_until
+from triarch.worker.cli import reopen_log_files
 
 from .conftest import Bench
 
@@ -174,3 +177,34 @@ def test_a_drained_worker_finishes_and_leaves(bench: Bench) -> None:
     bench.go_on()
     assert worker.wait(30) == 0
     assert bench.task(task.id)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGTTOU])
+def test_a_signal_that_means_no_stop_leaves_worker_and_task_alone(bench: Bench, number: signal.Signals) -> None:
+    worker = bench.worker(concurrency=1)
+    held = bench.submit("held", 1)
+    _begun(bench)
+    worker.send_signal(number)
+    if number == signal.SIGHUP:
+        wait_until(lambda: "SIGHUP has no effect" in worker.last_words(), 30, "the worker to say so")
+    bench.go_on()
+    assert held.result(timeout=30) == 1
+    assert bench.task(held.id)["losses"] == 0
+    assert worker.returncode is None
+
+
+def test_a_hangup_reopens_log_files_that_a_rotation_has_renamed(tmp_path: Path) -> None:
+    log, rotated = tmp_path / "worker.log", tmp_path / "worker.log.1"
+    handler = logging.FileHandler(log)
+    logger = logging.getLogger("test_a_hangup")
+    logger.addHandler(handler)
+    try:
+        logger.warning("before")
+        log.rename(rotated)
+        reopen_log_files()
+        logger.warning("after")
+        assert rotated.read_text() == "before\n"
+        assert log.read_text() == "after\n"
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -20,7 +20,10 @@ from triarch.worker.config import POOLS, PREFETCH_MAX_DEFAULT, WorkerConfig
 from triarch.worker.load import AppNotFound, load_app
 from triarch.worker.pools.parent_death import die_with_parent
 from triarch.worker.reload import PARENT, run_reloading
+from triarch.worker.signals import ignore_harmless_signals
 from triarch.worker.worker import Worker, captures
+
+logger = logging.getLogger("triarch.worker")
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -118,6 +121,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reloader = os.environ.pop(PARENT, None)
     if reloader is not None:
         die_with_parent(int(reloader), signal.SIGTERM)
+    # Before the import, so that handlers of the app stay as they are.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _on_hangup)
+    ignore_harmless_signals()
     try:
         config = config_of(asked)
         if config.capture and config.pool != "process":
@@ -174,6 +181,34 @@ def _install_signal_handlers(worker: Worker) -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+
+
+def _on_hangup(number: int, _: FrameType | None) -> None:
+    # In another thread, because this one may hold the lock of a handler.
+    threading.Thread(target=reopen_log_files, daemon=True).start()
+
+
+def reopen_log_files() -> None:
+    """Reopens the files of all log handlers, because a log rotation has renamed them, and logs their number."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    files = {
+        handler
+        for logger in loggers
+        if isinstance(logger, logging.Logger)
+        for handler in logger.handlers
+        if isinstance(handler, logging.FileHandler)
+    }
+    for handler in files:
+        handler.acquire()
+        try:
+            handler.close()
+            handler.stream = open(handler.baseFilename, "a", encoding=handler.encoding, errors=handler.errors)  # noqa: SIM115
+        finally:
+            handler.release()
+    if files:
+        logger.info("SIGHUP: reopened %d log files", len(files))
+    else:
+        logger.info("SIGHUP has no effect: there are no log files to reopen; SIGTERM stops this worker")
 
 
 def _words(text: str) -> list[str]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from triarch.worker.signals import ignore_harmless_signals
+
 POLL_INTERVAL_S = 0.5
 #: Maximum number of watched files.
 FILES_MAX = 20_000
@@ -29,6 +31,7 @@ def run_reloading(arguments: Sequence[str]) -> int:
         for process in current:
             process.send_signal(signal.SIGTERM)
 
+    ignore_harmless_signals()
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     seen = _stamps(Path.cwd())

@@ -31,6 +31,7 @@ from triarch.worker.execute import PreparedCall, Runner
 from triarch.worker.load import load_app
 from triarch.worker.pools.framing import FrameDecoder, frame
 from triarch.worker.pools.parent_death import die_with_parent
+from triarch.worker.signals import ignore_harmless_signals
 
 INTERRUPT = signal.SIGUSR1
 #: Minimum interval between two progress frames.
@@ -286,6 +287,7 @@ def main() -> None:
     """Entry point, with the file descriptor of the socket and the worker's process id as arguments."""
     die_with_parent(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_harmless_signals()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(sock.fileno(), False)
