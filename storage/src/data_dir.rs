@@ -19,6 +19,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -90,6 +91,7 @@ impl DataDir {
     /// Opens the data directory of `node_id`, or creates it.
     pub fn open(path: impl AsRef<Path>, node_id: u64) -> Result<Self, StorageError> {
         let path = path.as_ref();
+        check_clock(path)?;
         durable::create_directory(path)?;
         let lock = lock(path)?;
         durable::remove_unfinished(path)?;
@@ -113,6 +115,8 @@ impl DataDir {
         if let Some(what) = condemned(path)? {
             return Err(StorageError::damaged(path, what, node_id));
         }
+        // Not before: only now it is known to be a directory of this program.
+        durable::make_private(path);
         Ok(DataDir {
             path: path.to_path_buf(),
             identity: Mutex::new(identity),
@@ -209,10 +213,19 @@ impl DataDir {
     }
 }
 
+/// Refuses a clock that sled cannot work with. It would look like damage.
+fn check_clock(path: &Path) -> Result<(), StorageError> {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(StorageError::ClockBefore1970 {
+            path: path.to_path_buf(),
+        }),
+    }
+}
+
 fn lock(path: &Path) -> Result<File, StorageError> {
     let lock_path = path.join(LOCK_NAME);
-    let file = File::options()
-        .write(true)
+    let file = durable::private_file()
         .create(true)
         .truncate(false)
         .open(&lock_path)

@@ -3,18 +3,76 @@
 //! A file's content is durable after an fsync of the file. Its name is durable after an fsync of the directory it is
 //! in. A file is replaced by writing a new one next to it, syncing that, and renaming it. So a crash leaves the old
 //! file or the new one.
+//!
+//! Directories and files are for their owner alone, whatever the umask of the process: they hold payloads and results.
 
 use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::StorageError;
 
 /// The extension of files and directories that are being written. The next open removes those that a crash left.
 pub(crate) const UNFINISHED_EXTENSION: &str = "unfinished";
+
+/// Mode of the directories and of the files made here.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+/// The bits of a mode that let others in.
+const OTHERS_MODE: u32 = 0o077;
+
+/// Returns options that create a file for its owner alone, for reading and writing.
+pub(crate) fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(FILE_MODE);
+    options
+}
+
+/// Creates a file, or empties the one that is there.
+pub(crate) fn create_file(path: &Path) -> io::Result<File> {
+    private_file().create(true).truncate(true).open(path)
+}
+
+/// Takes the permissions of others away from a directory that others may enter, and from everything below it. Only its
+/// owner can do that; a failure is logged, because the directory works all the same.
+pub(crate) fn make_private(directory: &Path) {
+    let made = fs::metadata(directory).and_then(|found| match found.mode() & OTHERS_MODE {
+        0 => Ok(false),
+        _ => restrict(directory).map(|()| true),
+    });
+    match made {
+        Ok(true) => {
+            tracing::info!(path = %directory.display(), "other users could read this directory: it is for its owner alone now");
+        }
+        Ok(false) => {}
+        Err(error) => {
+            tracing::warn!(path = %directory.display(), %error, "other users may read this directory, and this process cannot change that: make it private with chmod -R go= by its owner");
+        }
+    }
+}
+
+/// Takes the permissions of others away, from the directory before what is in it.
+fn restrict(path: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if found.is_symlink() {
+        return Ok(());
+    }
+    fs::set_permissions(
+        path,
+        Permissions::from_mode(found.mode() & 0o7777 & !OTHERS_MODE),
+    )?;
+    if found.is_dir() {
+        for below in paths_of(path)? {
+            // Nobody else reaches it any more.
+            let _ = restrict(&below);
+        }
+    }
+    Ok(())
+}
 
 /// Returns the directory a file is in: the current directory for a bare name.
 pub(crate) fn parent_of(path: &Path) -> &Path {
@@ -32,10 +90,15 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), StorageError> {
 }
 
 /// Returns the paths of all entries in a directory.
+fn paths_of(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.path()))
+        .collect()
+}
+
+/// Returns the paths of all entries in a directory.
 fn paths_in(directory: &Path) -> Result<Vec<PathBuf>, StorageError> {
-    fs::read_dir(directory)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
-        .map_err(|error| StorageError::io("list", directory, &error))
+    paths_of(directory).map_err(|error| StorageError::io("list", directory, &error))
 }
 
 /// Makes everything in a directory durable, names and contents.
@@ -52,7 +115,7 @@ pub(crate) fn sync_tree(directory: &Path) -> Result<(), StorageError> {
     sync_directory(directory)
 }
 
-/// Creates a directory and its missing parents, durably.
+/// Creates a directory and its missing parents, durably and for their owner alone.
 pub(crate) fn create_directory(path: &Path) -> Result<(), StorageError> {
     let mut missing = Vec::new();
     let mut at = path;
@@ -64,7 +127,7 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), StorageError> {
         at = parent_of(at);
     }
     for directory in missing.into_iter().rev() {
-        match fs::create_dir(directory) {
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(StorageError::io("create", directory, &error)),
@@ -77,7 +140,7 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), StorageError> {
 /// Replaces a small file. A crash leaves the old content or the new, and the new is durable on return.
 pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<(), StorageError> {
     let unfinished = unfinished_name(path);
-    let mut file = File::create(&unfinished)
+    let mut file = create_file(&unfinished)
         .map_err(|error| StorageError::io("create", &unfinished, &error))?;
     file.write_all(content)
         .map_err(|error| StorageError::io("write", &unfinished, &error))?;
@@ -211,6 +274,36 @@ mod tests {
         create_directory(&deep).unwrap();
         create_directory(&deep).unwrap();
         assert!(deep.is_dir());
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn what_is_created_is_for_its_owner_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("a/b");
+        create_directory(&deep).unwrap();
+        write_file(&deep.join("file"), b"payload").unwrap();
+        assert_eq!(mode(&root.path().join("a")), 0o700);
+        assert_eq!(mode(&deep), 0o700);
+        assert_eq!(mode(&deep.join("file")), 0o600);
+    }
+
+    #[test]
+    fn a_directory_that_others_may_enter_is_made_private_with_all_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("data");
+        let file = directory.join("log/sled");
+        fs::create_dir_all(directory.join("log")).unwrap();
+        fs::write(&file, b"payload").unwrap();
+        for (path, open) in [(&directory, 0o755), (&file, 0o644)] {
+            fs::set_permissions(path, Permissions::from_mode(open)).unwrap();
+        }
+        make_private(&directory);
+        assert_eq!(mode(&directory), 0o700);
+        assert_eq!(mode(&file), 0o600);
     }
 
     #[test]

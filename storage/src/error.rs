@@ -38,6 +38,26 @@ pub enum StorageError {
         /// The next action.
         advice: String,
     },
+    /// The log was deleted or moved under the running node.
+    #[error(
+        "{path} is not there any more: it was deleted or moved while this node ran, and what is written now would be lost with \
+         the process. If it was moved, move it back and start the node again. {advice}"
+    )]
+    Gone {
+        /// The file that is missing, or another one by now.
+        path: PathBuf,
+        /// The next action if it was deleted.
+        advice: String,
+    },
+    /// The clock of this machine stands before 1970.
+    #[error(
+        "the clock of this machine stands before 1970, and the log cannot be opened with it; {path} is unharmed and stays as it \
+         is: set the clock, then start the node again"
+    )]
+    ClockBefore1970 {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// Another process has the directory open.
     #[error(
         "{path} is in use by another process; stop that one first, or choose another --data-dir"
@@ -71,6 +91,18 @@ impl StorageError {
             path: path.to_path_buf(),
             cause,
             disk_full,
+        }
+    }
+
+    /// Describes a log that was taken away from the running node.
+    pub(crate) fn gone(path: &Path, node_id: u64) -> Self {
+        StorageError::Gone {
+            path: path.to_path_buf(),
+            advice: format!(
+                "If it was deleted: the only master of a cluster loses everything with it, and a backup is restored into a \
+                 new cluster. {}",
+                replace_advice(node_id)
+            ),
         }
     }
 
@@ -112,5 +144,13 @@ impl StopCause {
             StopCause::Dropped => StorageError::Stopped("the log was dropped".into()),
             StopCause::Failed(cause) => StorageError::Stopped(cause.clone()),
         }
+    }
+}
+
+/// Returns the error of a store that has failed; `None` if it runs, or was closed or dropped.
+pub(crate) fn failure(stopped: Option<&StopCause>) -> Option<StorageError> {
+    match stopped {
+        Some(cause @ StopCause::Failed(_)) => Some(cause.error()),
+        Some(StopCause::Closed | StopCause::Dropped) | None => None,
     }
 }

@@ -89,6 +89,8 @@ pub trait LogStore: Send + Sync + 'static {
     fn save_committed(&self, committed: Option<LogPosition>) -> Result<(), StorageError>;
     /// Returns the position last given to [`LogStore::save_committed`], if it survived. Never past the last entry.
     fn committed(&self) -> Option<LogPosition>;
+    /// Returns why the log has stopped, if an error stopped it. An idle log may fail too, with no completion to say so.
+    fn failure(&self) -> Option<StorageError>;
     /// Waits until everything is durable, hard state included, and stops the sync thread. Every later call except this
     /// one fails with [`StorageError::Stopped`]. Idempotent. A completion that calls it would wait for itself, so there
     /// it only begins to close.

@@ -46,7 +46,7 @@ use crate::tasks::clock_sync::ClockSync;
 use crate::tasks::commit_monitor::CommitMonitor;
 use crate::tasks::disk_pressure::DiskPressureController;
 use crate::tasks::divergence_check::{DigestComparer, DigestHistory};
-use crate::tasks::fatal_error_monitor::fail_with_raft;
+use crate::tasks::fatal_error_monitor::{fail_with_log, fail_with_raft};
 use crate::tasks::leader_failure_detector::FailureDetector;
 use crate::tasks::leadership_observer::{LeadershipObserver, TransitionLog};
 use crate::tasks::membership_reconciler::MembershipReconciler;
@@ -512,6 +512,10 @@ impl<S: StateMachine> Assembly<S> {
         let digest_comparer = self.digest_comparer(&services.digest_history);
         let snapshots = snapshot_when_due(raft(), Arc::clone(&self.consensus.snapshot_due));
         let fatal_errors = fail_with_raft(raft(), self.shared.fatal_error.clone());
+        let log_failure = fail_with_log(
+            Arc::clone(&self.storage.log),
+            self.shared.fatal_error.clone(),
+        );
         vec![
             tokio::spawn(until(stop(), async move { bootstrapper.run().await })),
             tokio::spawn(until(stop(), observer.run())),
@@ -527,6 +531,7 @@ impl<S: StateMachine> Assembly<S> {
             tokio::spawn(until(stop(), disk_pressure.run())),
             tokio::spawn(until(stop(), snapshots)),
             tokio::spawn(until(stop(), fatal_errors)),
+            tokio::spawn(until(stop(), log_failure)),
         ]
     }
 

@@ -4,7 +4,7 @@
 //! work. So a file of zeros is kept next to the log. It is released when the log would otherwise run out of space, and
 //! reacquired once there is room again.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::StorageError;
@@ -91,8 +91,7 @@ impl EmergencyReserve {
 }
 
 fn allocate(path: &Path, bytes: u64) -> std::io::Result<()> {
-    let file = File::options()
-        .write(true)
+    let file = durable::private_file()
         .create(true)
         .truncate(false)
         .open(path)?;

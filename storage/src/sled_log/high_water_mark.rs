@@ -17,7 +17,7 @@
 //! - Where a file system does not overwrite in place, an fdatasync of its own every [`WRITES_PER_SYNC_MAX`] writes
 //!   bounds the lag.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -163,9 +163,7 @@ impl HighWaterMarkFile {
 }
 
 fn open_file(path: &Path) -> Result<File, StorageError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
+    durable::private_file()
         .open(path)
         .map_err(|error| StorageError::io("open", path, &error))
 }

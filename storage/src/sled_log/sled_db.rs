@@ -7,9 +7,10 @@
 //! The log uses plain inserts and removes only: batches and transactions take a process-wide lock against flush. A log
 //! needs only that a crash keeps a prefix of what was written, and sled's own log gives that.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -102,9 +103,7 @@ impl SledDb {
         // sled records by file names alone how far it has read. After a crash, an older record would mislead it once it
         // has written more.
         durable::sync_directory(directory)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
+        let file = durable::private_file()
             .open(&file_path)
             .map_err(|error| StorageError::io("open", &file_path, &error))?;
         Ok(SledDb {
@@ -164,6 +163,24 @@ impl SledDb {
         self.file
             .sync_data()
             .map_err(|error| StorageError::io("sync", &self.file_path, &error))
+    }
+
+    /// Checks that the open file is still the one at its path. What is written to a deleted file is lost with the process.
+    pub(super) fn check_present(&self) -> Result<(), StorageError> {
+        let gone = || StorageError::gone(&self.file_path, self.node_id);
+        let open = self
+            .file
+            .metadata()
+            .map_err(|error| StorageError::io("look at", &self.file_path, &error))?;
+        match fs::metadata(&self.file_path) {
+            Ok(found) if (found.dev(), found.ino()) == (open.dev(), open.ino()) => Ok(()),
+            Ok(_) => Err(gone()),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Err(gone()),
+                // A disk that has failed is reported by the next write or sync.
+                _ => Ok(()),
+            },
+        }
     }
 
     /// Returns an error for damage found by a caller, with this database's file.

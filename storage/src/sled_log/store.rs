@@ -15,7 +15,7 @@ use super::recovery;
 use super::sled_db::SledDb;
 use super::sync_thread::SyncThread;
 use super::write_queue::WriteQueue;
-use crate::error::StopCause;
+use crate::error::{StopCause, failure};
 use crate::write_ops::WriteOp;
 use crate::{Completion, LogPosition, LogRecord, LogState, LogStore, StorageError};
 
@@ -235,6 +235,10 @@ impl LogStore for SledLog {
 
     fn committed(&self) -> Option<LogPosition> {
         self.queue.lock().view.committed()
+    }
+
+    fn failure(&self) -> Option<StorageError> {
+        failure(self.queue.stopped().as_ref())
     }
 
     fn close(&self) -> Result<(), StorageError> {

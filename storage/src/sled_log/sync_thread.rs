@@ -5,7 +5,8 @@
 //!
 //! # Invariants
 //!
-//! - A completion is called with `Ok` only after an fdatasync of sled's file that began after its write was flushed.
+//! - A completion is called with `Ok` only after an fdatasync of sled's file that began after its write was flushed, and
+//!   only if the file is still at its path.
 //! - Nothing is removed from the log before the reason is durable: a lower high-water mark for a truncation, the purged
 //!   position for a purge.
 //! - Nothing is written before its blocks are preallocated. A group that finds no space waits, and so does everything
@@ -79,7 +80,7 @@ impl SyncThread {
                 SyncThreadWork::Background => self.remove_purged(PURGE_STEP_CHUNKS_MIN),
                 SyncThreadWork::IdleTimeout => {
                     self.state.space.refresh();
-                    Ok(())
+                    self.db.check_present()
                 }
                 SyncThreadWork::Close => {
                     let outcome = self.finish();
@@ -329,6 +330,8 @@ impl SyncThread {
             self.db.sync_data()?;
         }
         self.metrics.sync.observe_time(begun.elapsed());
+        // A sync of a deleted file succeeds.
+        self.db.check_present()?;
         let mark = self.high_water_mark();
         if mark != self.state.mark_file.value() {
             self.state.mark_file.store(mark)?;

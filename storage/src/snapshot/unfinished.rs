@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::StorageError;
+use crate::durable;
 
 /// A file that is removed on drop unless it is kept.
 #[derive(Debug)]
@@ -14,8 +15,8 @@ pub(super) struct UnfinishedFile {
 
 impl UnfinishedFile {
     pub(super) fn create(path: PathBuf) -> Result<(Self, File), StorageError> {
-        let file =
-            File::create(&path).map_err(|error| StorageError::io("create", &path, &error))?;
+        let file = durable::create_file(&path)
+            .map_err(|error| StorageError::io("create", &path, &error))?;
         Ok((UnfinishedFile { path, kept: false }, file))
     }
 

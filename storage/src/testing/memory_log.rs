@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::error::StopCause;
+use crate::error::{StopCause, failure};
 use crate::testing::seeded_random::SeededRandom;
 use crate::write_ops::{WriteOp, assert_appendable, assert_purgeable, assert_truncatable};
 use crate::{Completion, LogPosition, LogRecord, LogState, LogStore, StorageError};
@@ -367,6 +367,10 @@ impl LogStore for MemoryLog {
     fn committed(&self) -> Option<LogPosition> {
         let shared = self.shared.lock();
         shared.visible.committed.min(shared.visible.last())
+    }
+
+    fn failure(&self) -> Option<StorageError> {
+        failure(self.shared.lock().stopped.as_ref())
     }
 
     fn close(&self) -> Result<(), StorageError> {
