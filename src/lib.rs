@@ -18,8 +18,11 @@ mod leader;
 mod leader_counters;
 mod log_writer;
 mod panic_exit;
+mod private_files;
 mod server;
+mod signals;
 mod state_machine;
+mod terminal_text;
 mod waiters;
 mod worker;
 

@@ -116,11 +116,33 @@ pub struct DiskStatus {
     pub unfinished_sync_ms: Option<u64>,
 }
 
+/// Progress of a cluster that is being formed, as one of its nodes sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormingStatus {
+    /// What this node waits for, as the end of a sentence.
+    pub waiting_for: String,
+    /// Nodes of the list that this node was started with, by id. Only itself if it waits to be added.
+    pub members: Vec<FormingMember>,
+}
+
+/// A node of a cluster that is being formed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormingMember {
+    /// Its id.
+    pub id: u64,
+    /// Its `host:port`.
+    pub addr: String,
+    /// Whether it answers. Always true for the node itself.
+    pub answers: bool,
+}
+
 /// Status of a node and its view of the cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Status {
     /// Id of the cluster. `None` until the cluster is formed.
     pub cluster_id: Option<String>,
+    /// Progress of the formation. `None` once this node has the first entry of its cluster's log.
+    pub forming: Option<FormingStatus>,
     /// Id of this node.
     pub node_id: u64,
     /// Id of the leader, as far as is known here. A leader names itself only while a majority answers it.

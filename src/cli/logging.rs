@@ -1,7 +1,5 @@
 //! Logging of long-running commands: to stderr, as text or as JSON for log collectors.
 
-use std::io::IsTerminal;
-
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -37,13 +35,13 @@ impl LogArgs {
         let filter = EnvFilter::try_new(&self.log).map_err(|error| {
             format!("invalid value '{}' for '--log <FILTER>': {error}", self.log)
         })?;
-        let base = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(|| log_writer::Stderr)
-            .with_ansi(std::io::stderr().is_terminal());
+        let base = tracing_subscriber::fmt().with_env_filter(filter);
         match self.log_format {
-            LogFormat::Text => base.init(),
-            LogFormat::Json => base.json().init(),
+            LogFormat::Text => base
+                .with_ansi(log_writer::is_terminal())
+                .with_writer(|| log_writer::Stderr::Text)
+                .init(),
+            LogFormat::Json => base.json().with_writer(|| log_writer::Stderr::Json).init(),
         }
         Ok(())
     }

@@ -11,6 +11,7 @@
 //! - 3: no cluster reachable.
 //! - 130: a wait was interrupted.
 
+mod address;
 mod args;
 mod bench;
 mod commands;

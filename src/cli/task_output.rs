@@ -1,6 +1,7 @@
-//! Output of finished tasks, printed as if they had run here: their stdout to stdout, their stderr to stderr.
+//! Output of finished tasks, printed as if they had run here: their stdout to stdout, their stderr to stderr. On a
+//! terminal, control sequences other than styles are escaped.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
@@ -99,10 +100,8 @@ pub fn exit_code(job: &Job) -> ExitCode {
 pub fn print_task(task: &Task) -> io::Result<()> {
     match streams(task) {
         Some(streams) => {
-            io::stderr().lock().write_all(streams.stderr.as_bytes())?;
-            let mut out = io::stdout().lock();
-            out.write_all(streams.stdout.as_bytes())?;
-            out.flush()?;
+            output::write_task_stderr(&streams.stderr)?;
+            output::write_task_stdout(&streams.stdout)?;
             if streams.truncated {
                 output::print_note(&format!(
                     "(a part of the output of task {} is missing: it exceeded the limit)",
@@ -112,7 +111,7 @@ pub fn print_task(task: &Task) -> io::Result<()> {
         }
         None => {
             if let Some(result) = &task.result {
-                output::print_line(result.get())?;
+                output::write_task_stdout(&format!("{}\n", result.get()))?;
             }
         }
     }
@@ -147,7 +146,8 @@ pub fn summary_line(task: &Task) -> String {
         .and_then(error_message)
         .map(|message| format!(": {message}"))
         .unwrap_or_default();
-    format!("task {}{key} {}{tries}{why}", task.id, task.state)
+    let line = format!("task {}{key} {}{tries}{why}", task.id, task.state);
+    output::lines(&line).into_owned()
 }
 
 /// Returns the message of an error, if it has one in the usual field.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::context::CommandContext;
 use super::error::CommandError;
-use super::output::{self, Format};
+use super::output::{self, Format, ScreenPart};
 
 /// Interval between two queries.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,15 +45,14 @@ pub async fn watch<T: Serialize>(
                     let text = render(&answer);
                     if !screen {
                         let before = if last.is_some() { "\n" } else { "" };
-                        output::print_line(&format!("{before}{text}"))?;
+                        output::print_text(&format!("{before}{text}"))?;
                     }
                     last = Some((text, Instant::now()));
                     None
                 }
                 (Ok(answer), Format::Json) => {
-                    let text = serde_json::to_string(&answer).map_err(io::Error::other)?;
-                    output::print_line(&text)?;
-                    last = Some((text, Instant::now()));
+                    output::print_json_line(&answer)?;
+                    last = Some((String::new(), Instant::now()));
                     None
                 }
                 (Err(failure @ CommandError::Failed(_)), _) if last.is_none() => {
@@ -68,10 +67,12 @@ pub async fn watch<T: Serialize>(
             };
             match error {
                 error if screen => {
-                    output::print_line(&format!(
-                        "{clear}{}",
-                        render_screen(&last, error.as_deref())
-                    ))?;
+                    let lines = screen_lines(&last, error.as_deref());
+                    output::draw(
+                        [ScreenPart::Control(clear)]
+                            .into_iter()
+                            .chain(screen_parts(&lines)),
+                    )?;
                     clear = "";
                 }
                 Some(error) => output::print_error(&error),
@@ -87,15 +88,15 @@ pub async fn watch<T: Serialize>(
     }
 }
 
-/// Formats the whole screen of a terminal.
-fn render_screen(last: &Option<(String, Instant)>, error: Option<&str>) -> String {
+/// Returns the lines of the whole screen.
+fn screen_lines(last: &Option<(String, Instant)>, error: Option<&str>) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let now = chrono::Local::now().format("%H:%M:%S");
     match (error, last) {
         (None, _) => lines.push(format!("{now}, every second until Ctrl-C")),
-        (Some(error), None) => lines.push(format!("{now}  {error}")),
+        (Some(error), None) => lines.push(format!("{now}  {}", output::lines(error))),
         (Some(error), Some((_, at))) => {
-            lines.push(format!("{now}  {error}"));
+            lines.push(format!("{now}  {}", output::lines(error)));
             lines.push(format!(
                 "The output below is {} s old.",
                 at.elapsed().as_secs()
@@ -106,14 +107,21 @@ fn render_screen(last: &Option<(String, Instant)>, error: Option<&str>) -> Strin
     if let Some((text, _)) = last {
         lines.extend(text.lines().map(str::to_owned));
     }
-    let mut shown = TOP_LEFT.to_owned();
-    for line in lines {
-        shown.push_str(&line);
-        shown.push_str(CLEAR_LINE);
-        shown.push('\n');
-    }
-    shown.push_str(CLEAR_BELOW);
-    shown
+    lines
+}
+
+/// Returns the parts that draw these lines over the previous ones.
+fn screen_parts(lines: &[String]) -> impl Iterator<Item = ScreenPart<'_>> {
+    let drawn = lines.iter().flat_map(|line| {
+        [
+            ScreenPart::Text(line),
+            ScreenPart::Control(CLEAR_LINE),
+            ScreenPart::Control("\n"),
+        ]
+    });
+    std::iter::once(ScreenPart::Control(TOP_LEFT))
+        .chain(drawn)
+        .chain([ScreenPart::Control(CLEAR_BELOW)])
 }
 
 #[cfg(test)]
@@ -123,17 +131,23 @@ mod tests {
     #[test]
     fn a_screen_is_drawn_over_and_keeps_the_last_answer_when_the_next_fails() {
         let last = Some(("a\nb".to_owned(), Instant::now()));
-        let shown = render_screen(&last, None);
-        assert!(
-            shown.starts_with(TOP_LEFT) && shown.ends_with(CLEAR_BELOW),
-            "{shown:?}"
-        );
-        assert!(shown.contains("a\x1b[K\nb\x1b[K\n"), "{shown:?}");
-        let shown = render_screen(&last, Some("nobody answers"));
-        assert!(
-            shown.contains("nobody answers") && shown.contains("0 s old"),
-            "{shown:?}"
-        );
-        assert!(shown.contains("a\x1b[K\n"), "{shown:?}");
+        let lines = screen_lines(&last, None);
+        let parts: Vec<_> = screen_parts(&lines).collect();
+        assert_eq!(parts.first(), Some(&ScreenPart::Control(TOP_LEFT)));
+        assert_eq!(parts.last(), Some(&ScreenPart::Control(CLEAR_BELOW)));
+        let (clear, end) = (ScreenPart::Control(CLEAR_LINE), ScreenPart::Control("\n"));
+        let shown = [
+            ScreenPart::Text("a"),
+            clear,
+            end,
+            ScreenPart::Text("b"),
+            clear,
+            end,
+        ];
+        assert!(parts.windows(6).any(|part| part == shown), "{parts:?}");
+        let lines = screen_lines(&last, Some("nobody answers"));
+        let has = |text: &str| lines.iter().any(|line| line.contains(text));
+        assert!(has("nobody answers") && has("0 s old"), "{lines:?}");
+        assert_eq!(lines.last().map(String::as_str), Some("b"));
     }
 }

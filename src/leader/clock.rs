@@ -79,6 +79,14 @@ impl ClusterClock {
         Some(signed(own_us).saturating_sub(signed(median_us)))
     }
 
+    /// Returns by how much the time of the table is ahead of the median of the nodes' clocks, in ms; 0 if it is not ahead.
+    ///
+    /// The time of the table never goes back. After most clocks were ahead once, it stands still until they have caught up
+    /// with it.
+    pub fn table_ahead_ms(&self, table_ms: u64) -> u64 {
+        table_ms.saturating_sub(self.median_us(Instant::now()) / 1_000)
+    }
+
     fn median_us(&self, now: Instant) -> u64 {
         median(wall_us(), self.peers.read(now).into_values())
     }
@@ -113,31 +121,62 @@ fn advance(unix_us: u64, passed: Duration, median_us: u64) -> u64 {
 
 /// Clock skew from which an operator is warned.
 const SKEW_WARNING_MS: u64 = 1_000;
-/// Interval between two checks of the clock skew.
-const SKEW_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Lead of the table's time over the clocks from which an operator is warned.
+const TABLE_AHEAD_WARNING_MS: u64 = 10_000;
+/// Interval between two checks of the clocks.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Interval between two warnings of a table whose time stays ahead.
+const TABLE_AHEAD_LOG_INTERVAL: Duration = Duration::from_secs(3_600);
 
-/// Warns of clock skew, once each time it begins.
-pub async fn warn_of_skew(clock: Arc<ClusterClock>) {
-    let mut warned = false;
+/// Warns of wrong clocks: of this node's skew once each time it begins, of a table in the future again every hour.
+/// `table_ms` returns the time of the table.
+pub async fn warn_of_wrong_clocks(clock: Arc<ClusterClock>, table_ms: impl Fn() -> u64) {
+    let mut skewed = false;
+    let mut table_warned: Option<Instant> = None;
     loop {
-        tokio::time::sleep(SKEW_CHECK_INTERVAL).await;
-        let Some(ahead_ms) = clock.skew_ms() else {
-            continue;
-        };
-        let far = ahead_ms.unsigned_abs() >= SKEW_WARNING_MS;
-        if far && !warned {
-            tracing::warn!(
-                ahead_ms,
-                "clock skew: this machine's clock is far from those of the other masters; the cluster uses their median; set this clock"
-            );
-        } else if warned && !far {
-            tracing::info!(
-                ahead_ms,
-                "clock skew has ended: this machine's clock agrees with the others again"
-            );
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        if let Some(ahead_ms) = clock.skew_ms() {
+            warn_of_skew(ahead_ms, &mut skewed);
         }
-        warned = far;
+        warn_of_table_ahead(clock.table_ahead_ms(table_ms()), &mut table_warned);
     }
+}
+
+fn warn_of_skew(ahead_ms: i64, warned: &mut bool) {
+    let far = ahead_ms.unsigned_abs() >= SKEW_WARNING_MS;
+    if far && !*warned {
+        tracing::warn!(
+            ahead_ms,
+            "clock skew: this machine's clock is far from those of the other masters; the cluster uses their median; set this clock"
+        );
+    } else if *warned && !far {
+        tracing::info!(
+            ahead_ms,
+            "clock skew has ended: this machine's clock agrees with the others again"
+        );
+    }
+    *warned = far;
+}
+
+fn warn_of_table_ahead(ahead_ms: u64, warned: &mut Option<Instant>) {
+    let far = ahead_ms >= TABLE_AHEAD_WARNING_MS;
+    match *warned {
+        None if far => {}
+        Some(at) if far && at.elapsed() >= TABLE_AHEAD_LOG_INTERVAL => {}
+        Some(_) if !far => {
+            tracing::info!("the masters' clocks have caught up with the time of the table");
+            *warned = None;
+            return;
+        }
+        Some(_) | None => return,
+    }
+    *warned = Some(Instant::now());
+    tracing::warn!(
+        table_ahead_s = ahead_ms / 1_000,
+        "the time of the table is ahead of the masters' clocks, and never goes back: most clocks were ahead once, or are behind \
+         now. Until they have caught up, delays and schedules go by the time of the table: check the clocks; see 'Wrong clocks' \
+         in docs/operations.md"
+    );
 }
 
 #[cfg(test)]
@@ -187,6 +226,20 @@ mod tests {
         assert!(now_us < behind + HOUR_US / 2, "{now_us}");
         let ahead_ms = clock.skew_ms().expect("two others are known");
         assert!((3_599_000..3_601_000).contains(&ahead_ms), "{ahead_ms}");
+    }
+
+    #[test]
+    fn a_table_that_is_ahead_of_the_clocks_is_measured_by_their_median() {
+        let peers = Arc::new(PeerClocks::default());
+        let clock = ClusterClock::new(Arc::clone(&peers));
+        let table_ms = (wall_us() + HOUR_US) / 1_000;
+        let ahead_ms = clock.table_ahead_ms(table_ms);
+        assert!((3_590_000..=3_600_000).contains(&ahead_ms), "{ahead_ms}");
+        assert_eq!(clock.table_ahead_ms(wall_us() / 1_000 - 1), 0);
+        for peer in [2, 3] {
+            peers.record(peer, wall_us() + HOUR_US, Instant::now());
+        }
+        assert!(clock.table_ahead_ms(table_ms) < 10_000);
     }
 
     #[test]

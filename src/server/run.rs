@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::sys::stat::{Mode, umask};
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -21,8 +21,8 @@ use triarch_table::snapshot::DIGEST_FORMAT;
 use super::app::{App, AppState, EVENT_STREAMS_MAX, RequestLimits};
 use super::http::admission::AdmissionControl;
 use super::http::browser_guard::HostNames;
-use super::http::listener;
 use super::http::request_metrics::RequestMetrics;
+use super::http::{listen_address, listener};
 use super::options::{ServerOptions, Timing};
 use super::router;
 use crate::leader::clock::ClusterClock;
@@ -30,6 +30,7 @@ use crate::leader::lease_tracker::LeaseTiming;
 use crate::leader::{self, TableNode};
 use crate::log_writer;
 use crate::panic_exit;
+use crate::signals::{Signals, refuse_oversized_writes};
 use crate::state_machine::{SharedTable, TableStateMachine};
 
 /// Nice value of the request threads. With too few processors for both runtimes, requests may wait; a Raft heartbeat
@@ -50,6 +51,9 @@ pub fn run(options: ServerOptions) -> anyhow::Result<ExitCode> {
         "triarch server",
         triarch_raft::contained_panic::is_contained,
     );
+    // Files of the data directory that a library creates are for their owner alone too.
+    umask(Mode::from_bits_truncate(0o077));
+    refuse_oversized_writes().context("cannot set up signals")?;
     let consensus = build_runtime("consensus", 2, None)?;
     let requests = build_runtime(
         "requests",
@@ -87,8 +91,14 @@ fn build_runtime(
 }
 
 async fn serve(options: ServerOptions, consensus: Handle) -> anyhow::Result<ExitCode> {
-    let listener = bind(&options.listen, &consensus).await?;
-    let replica = start_replica(&options, &consensus).await?;
+    let mut signals = Signals::listen().context("cannot set up signals")?;
+    let (listener, replica) = tokio::select! {
+        started = start(&options, &consensus) => started?,
+        name = signals.stop() => {
+            tracing::info!(signal = name, "stopped before this master was up");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let node = replica.node.clone();
     let shutdown = CancellationToken::new();
     let app = build_app(&options, replica, shutdown.clone())?;
@@ -96,7 +106,7 @@ async fn serve(options: ServerOptions, consensus: Handle) -> anyhow::Result<Exit
     tracing::info!(node = options.id, listen = %options.listen, data_dir = %options.data_dir.display(), "this master is up");
 
     tokio::select! {
-        name = stop_signal() => {
+        name = signals.stop() => {
             tracing::info!(signal = name, "stopping: handing over leadership, then finishing open requests");
         }
         why = consensus_failure(&node) => {
@@ -108,14 +118,29 @@ async fn serve(options: ServerOptions, consensus: Handle) -> anyhow::Result<Exit
             return Ok(ExitCode::FAILURE);
         }
     }
-    shut_down(&node, &shutdown, clients).await;
+    tokio::select! {
+        () = shut_down(&node, &shutdown, clients) => {}
+        name = signals.stop() => {
+            tracing::warn!(signal = name, "stopping at once: a second signal came; everything acknowledged is on disk");
+        }
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Listens before anything else: of two processes for one address, the second opens nothing.
+async fn start(
+    options: &ServerOptions,
+    consensus: &Handle,
+) -> anyhow::Result<(TcpListener, Replica)> {
+    let listener = bind(&options.listen, consensus).await?;
+    let replica = start_replica(options, consensus).await?;
+    Ok((listener, replica))
 }
 
 async fn bind(listen: &str, consensus: &Handle) -> anyhow::Result<TcpListener> {
     let address = listen.to_owned();
     consensus
-        .spawn(async move { listener::bind(&address).await })
+        .spawn(async move { listen_address::bind(&address).await })
         .await?
         .with_context(|| {
             format!("cannot listen on {listen}: another process may use this address; stop it, or choose another with --listen")
@@ -134,7 +159,14 @@ async fn start_replica(options: &ServerOptions, consensus: &Handle) -> anyhow::R
     let table = SharedTable::new(options.event_history);
     let config = node_config(options);
     let clock = Arc::new(ClusterClock::new(Arc::clone(&config.peer_clocks)));
-    tokio::spawn(leader::clock::warn_of_skew(Arc::clone(&clock)));
+    let table_ms = {
+        let table = Arc::clone(&table);
+        move || table.read().now_ms()
+    };
+    tokio::spawn(leader::clock::warn_of_wrong_clocks(
+        Arc::clone(&clock),
+        table_ms,
+    ));
     let (machine, checkpoints) =
         TableStateMachine::new(Arc::clone(&table), options.digest_interval);
     let node = {
@@ -269,19 +301,6 @@ fn serve_connections(
         connections_max,
         shutdown,
     )))
-}
-
-async fn stop_signal() -> &'static str {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    }
 }
 
 /// Waits until consensus has stopped for good, and returns the cause.

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use triarch_sdk::wire::Register;
 use triarch_sdk::{Client, ClientOptions, Shutdown, WorkerConfig, parse_masters};
 
 use super::exec::{ExecExecutor, ExecLimits};
 use super::options::WorkerOptions;
+use crate::signals::Signals;
 
 /// Time after SIGKILL within which a command must have ended. After it, the attempt is abandoned.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,11 +37,8 @@ pub async fn run(options: WorkerOptions) -> anyhow::Result<ExitCode> {
     };
     let executor = exec_executor().context("cannot start the thread that starts commands")?;
     let shutdown = Shutdown::new();
-    let signals = tokio::spawn(handle_signals(
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-        shutdown.clone(),
-    ));
+    let signals = Signals::listen().context("cannot set up signals")?;
+    let signals = tokio::spawn(handle_signals(signals, shutdown.clone()));
     let worked = triarch_sdk::worker::run(client, config, executor, shutdown).await;
     signals.abort();
     worked?;
@@ -53,22 +50,14 @@ pub fn exec_executor() -> std::io::Result<ExecExecutor> {
     ExecExecutor::new(ExecLimits::default())
 }
 
-async fn handle_signals(mut terminate: Signal, mut interrupt: Signal, shutdown: Shutdown) {
-    let mut shutting_down = false;
+async fn handle_signals(mut signals: Signals, shutdown: Shutdown) {
+    let name = signals.stop().await;
+    tracing::info!(signal = name, "shutting down: waiting for running attempts");
+    shutdown.finish();
     loop {
-        tokio::select! {
-            Some(()) = terminate.recv() => {}
-            Some(()) = interrupt.recv() => {}
-            else => return,
-        }
-        if shutting_down {
-            tracing::warn!("second signal: stopping at once");
-            shutdown.now();
-        } else {
-            tracing::info!("shutting down: waiting for running attempts");
-            shutdown.finish();
-        }
-        shutting_down = true;
+        let name = signals.stop().await;
+        tracing::warn!(signal = name, "second signal: stopping at once");
+        shutdown.now();
     }
 }
 

@@ -86,6 +86,11 @@ impl Table {
         self.now_ms
     }
 
+    /// Returns the id of the backup that was restored into this table, if one was.
+    pub fn restored_backup(&self) -> Option<&str> {
+        self.restored.as_deref()
+    }
+
     /// Returns the log index of the last entry applied; 0 before the first.
     pub fn last_index(&self) -> u64 {
         self.last_index

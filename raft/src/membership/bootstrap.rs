@@ -29,6 +29,7 @@ use crate::protocol::identity::Identity;
 use crate::protocol::messages;
 use crate::protocol::messages::Refusal;
 use crate::state_machine::StateMachine;
+use crate::status::{FormingMember, FormingStatus};
 use crate::storage::open::Directory;
 use crate::types::Member;
 
@@ -36,6 +37,16 @@ use crate::types::Member;
 const LOG_INTERVAL: Duration = Duration::from_secs(3);
 const HELLO_DELAY_MIN: Duration = Duration::from_millis(25);
 const HELLO_DELAY_MAX: Duration = Duration::from_millis(500);
+
+fn forming(waiting_for: String, members: BTreeMap<u64, (String, bool)>) -> FormingStatus {
+    let members = members
+        .into_iter()
+        .map(|(id, (addr, answers))| FormingMember { id, addr, answers });
+    FormingStatus {
+        waiting_for,
+        members: members.collect(),
+    }
+}
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Hello {
@@ -211,6 +222,8 @@ impl<S: StateMachine> Bootstrapper<S> {
         let mut delay = HELLO_DELAY_MIN;
         let mut last_log = Instant::now() - LOG_INTERVAL + Duration::from_secs(1);
         while !self.has_log().await {
+            let mut members =
+                BTreeMap::from([(self.identity.node_id, (self.identity.addr.clone(), true))]);
             let missing = match &self.mode {
                 BootstrapMode::Join(masters) => {
                     if self.identity.cluster().is_some() {
@@ -228,6 +241,11 @@ impl<S: StateMachine> Bootstrapper<S> {
                 }
                 BootstrapMode::Static(founding) => {
                     let replies = self.hello_all(founding).await;
+                    members.extend(
+                        replies
+                            .iter()
+                            .map(|(id, reply)| (*id, (founding[id].clone(), reply.is_ok()))),
+                    );
                     match self.decide(founding, &replies) {
                         BootstrapDecision::Foreign(text) => return self.fatal_error.set(text),
                         BootstrapDecision::Wait { missing } => missing,
@@ -250,9 +268,11 @@ impl<S: StateMachine> Bootstrapper<S> {
                 tracing::info!("waiting for {missing}");
                 last_log = Instant::now();
             }
+            self.identity.set_forming(Some(forming(missing, members)));
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(HELLO_DELAY_MAX);
         }
+        self.identity.set_forming(None);
         self.check_own_address();
     }
 

@@ -103,6 +103,7 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
             .map(ToString::to_string)
     });
     Status {
+        forming: identity.forming(),
         cluster_id: identity.cluster().map(|id| id.to_string()),
         node_id: identity.node_id,
         leader,

@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use uuid::Uuid;
 
 use crate::protocol::messages::{Envelope, Refusal};
+use crate::status::FormingStatus;
 use crate::types::Member;
 
 /// Identity of this node, shared by everything that sends or receives messages.
@@ -26,6 +27,7 @@ pub(crate) struct Identity {
 struct State {
     cluster: Option<Uuid>,
     members: Arc<BTreeMap<u64, Member>>,
+    forming: Option<FormingStatus>,
 }
 
 impl Identity {
@@ -42,6 +44,7 @@ impl Identity {
             state: RwLock::new(State {
                 cluster,
                 members: Arc::default(),
+                forming: None,
             }),
         }
     }
@@ -73,6 +76,15 @@ impl Identity {
 
     pub(crate) fn set_members(&self, members: BTreeMap<u64, Member>) {
         self.state.write().members = Arc::new(members);
+    }
+
+    /// Returns the progress of the formation, while it lasts.
+    pub(crate) fn forming(&self) -> Option<FormingStatus> {
+        self.state.read().forming.clone()
+    }
+
+    pub(crate) fn set_forming(&self, forming: Option<FormingStatus>) {
+        self.state.write().forming = forming;
     }
 
     /// Returns the head of a message to `to`.

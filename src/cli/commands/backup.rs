@@ -12,7 +12,7 @@ use chrono::{DateTime, SecondsFormat};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use triarch_sdk::wire::{RestoreProgress, RestoreQuery};
+use triarch_sdk::wire::{Consistency, ReadQuery, RestoreProgress, RestoreQuery};
 
 use crate::backup_format::{BackupError, Header, Reader};
 use crate::cli::context::CommandContext;
@@ -32,6 +32,10 @@ pub struct BackupArgs {
     /// Replaces FILE if it exists
     #[arg(long)]
     force: bool,
+    /// Back up the state of the first master that answers, also without a majority; writes that only other masters have are
+    /// missing
+    #[arg(long)]
+    stale: bool,
 }
 
 #[derive(Debug, Args)]
@@ -87,7 +91,7 @@ fn render(summary: &BackupSummary) -> String {
 
 /// Writes a backup to a temporary file, verifies every byte of it, and only then renames it.
 pub async fn backup(context: &CommandContext, args: BackupArgs) -> Result<ExitCode, CommandError> {
-    let BackupArgs { file, force } = args;
+    let BackupArgs { file, force, stale } = args;
     if !force && file.exists() {
         return Err(CommandError::Usage(format!(
             "{} exists already: choose another file, or add --force to replace it",
@@ -108,7 +112,7 @@ pub async fn backup(context: &CommandContext, args: BackupArgs) -> Result<ExitCo
             .prefix(".triarch-backup-")
             .tempfile_in(folder)
             .map_err(local)?;
-        match download(context, partial.as_file_mut()).await? {
+        match download(context, stale, partial.as_file_mut()).await? {
             Ok(()) => break partial,
             Err(why) if attempt < ATTEMPTS_MAX => {
                 output::print_note(&format!("{why}; starting over"))
@@ -136,10 +140,20 @@ pub async fn backup(context: &CommandContext, args: BackupArgs) -> Result<ExitCo
 /// Downloads a backup. The inner error is one that another master may not have.
 async fn download(
     context: &CommandContext,
+    stale: bool,
     into: &mut File,
 ) -> Result<Result<(), String>, CommandError> {
     let progress = progress(None, "downloading");
-    let mut download = context.client.backup().await?;
+    let query = ReadQuery {
+        consistency: stale.then_some(Consistency::Stale),
+    };
+    let opened = context.client.backup_with(&query).await;
+    let mut download = opened.map_err(|error| match CommandError::from(error) {
+        CommandError::Unreachable(message) if !stale => CommandError::Unreachable(format!(
+            "{message}\nIf the majority is lost for good, add --stale: it saves what one master that is left has."
+        )),
+        other => other,
+    })?;
     loop {
         match download.next().await {
             Ok(Some(bytes)) => {
@@ -225,13 +239,19 @@ pub async fn restore(
         ));
     };
     output::print(context.format, &summary(&file, &header, bytes), |summary| {
-        format!(
-            "{}\n\nrestored {} jobs and {} tasks in {:.1} s",
-            render(summary),
-            restored.jobs,
-            restored.tasks,
-            begun.elapsed().as_secs_f64()
-        )
+        let done = match restored.repeated {
+            true => format!(
+                "was restored before: nothing is changed; the cluster holds {} jobs and {} tasks now",
+                restored.jobs, restored.tasks
+            ),
+            false => format!(
+                "restored {} jobs and {} tasks in {:.1} s",
+                restored.jobs,
+                restored.tasks,
+                begun.elapsed().as_secs_f64()
+            ),
+        };
+        format!("{}\n\n{done}", render(summary))
     })?;
     Ok(ExitCode::SUCCESS)
 }

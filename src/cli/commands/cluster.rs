@@ -87,13 +87,16 @@ impl ClusterArgs {
             ClusterCommand::Status { watch: false } => {
                 let status = status(context).await?;
                 output::print(context.format, &status, cluster_status::render)?;
-                if status.leader.is_some() {
-                    Ok(ExitCode::SUCCESS)
-                } else {
-                    Err(CommandError::Failed(
+                match (status.leader, &status.forming) {
+                    (Some(_), _) => Ok(ExitCode::SUCCESS),
+                    (None, Some(forming)) => Err(CommandError::Failed(format!(
+                        "the cluster has not formed yet: it waits for {}; start what is missing",
+                        forming.waiting_for
+                    ))),
+                    (None, None) => Err(CommandError::Failed(
                         "the cluster has no leader: a majority of the masters must be up and reach each other"
                             .into(),
-                    ))
+                    )),
                 }
             }
             ClusterCommand::Add { node } => cluster_members::add(context, &node).await,

@@ -27,7 +27,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Outcome of the wait for a new master.
 enum JoinOutcome {
-    Voter(ClusterStatus),
+    Voter(Box<ClusterStatus>),
     Interrupted,
 }
 
@@ -134,7 +134,7 @@ async fn join(
 ) -> Result<JoinOutcome, CommandError> {
     let progress = JoinProgress::new();
     let outcome = tokio::select! {
-        joined = await_promotion(context, node, &progress) => joined.map(JoinOutcome::Voter),
+        joined = await_promotion(context, node, &progress) => joined.map(|status| JoinOutcome::Voter(Box::new(status))),
         _ = tokio::signal::ctrl_c() => Ok(JoinOutcome::Interrupted),
     };
     progress.clear();
@@ -248,7 +248,7 @@ impl JoinProgress {
     /// Prints a milestone.
     fn event(&self, text: &str) {
         match &self.line {
-            Some(line) => line.println(text),
+            Some(line) => line.println(output::lines(text)),
             None => output::print_note(text),
         }
     }
@@ -256,7 +256,7 @@ impl JoinProgress {
     /// Shows the current state.
     fn state(&self, text: &str, printed: &mut Option<(Instant, String)>) {
         match &self.line {
-            Some(line) => line.set_message(text.to_owned()),
+            Some(line) => line.set_message(output::one_line(text).into_owned()),
             None => {
                 let is_due = printed.as_ref().is_none_or(|(at, before)| {
                     at.elapsed() >= PROGRESS_LINE_INTERVAL && before != text
@@ -293,6 +293,8 @@ mod tests {
             disk: None,
         };
         let status = ClusterStatus {
+            forming: None,
+            table_ahead_ms: 0,
             cluster_id: None,
             leader: Some(1),
             term: 1,

@@ -1,9 +1,9 @@
 //! Rendering of the cluster's status, shared by several commands.
 
-use comfy_table::Cell;
-use triarch_sdk::wire::{ClusterStatus, NodeDisk, NodeRole};
+use triarch_sdk::wire::{ClusterStatus, Forming, NodeDisk, NodeRole};
 
-use crate::cli::output::{self, Column};
+use crate::cli::output::{self, Cell, Column};
+use crate::cli::time_format;
 
 /// Age of an unfinished sync from which on a disk is shown as hanging, in ms.
 const HANGING_SYNC_MS: u64 = 1_000;
@@ -24,8 +24,41 @@ fn free_space(disk: NodeDisk) -> String {
     }
 }
 
-/// Formats the status of the cluster as a table of its nodes.
+/// Lead of the table's time over the clocks from which it is shown.
+const TABLE_AHEAD_SHOWN_MS: u64 = 10_000;
+
+/// Formats the status of the cluster as a table of its nodes; while it forms, of those that it is to have.
 pub fn render(status: &ClusterStatus) -> String {
+    match &status.forming {
+        Some(forming) => render_forming(forming),
+        None => render_formed(status),
+    }
+}
+
+fn render_forming(forming: &Forming) -> String {
+    let columns = [
+        Column::Text("NODE"),
+        Column::Text("ADDRESS"),
+        Column::Text("ANSWERS"),
+    ];
+    let rows = forming.members.iter().map(|member| {
+        vec![
+            Cell::new(member.id),
+            Cell::new(&member.addr),
+            match member.answers {
+                true => Cell::new("yes"),
+                false => output::state_cell("unreachable"),
+            },
+        ]
+    });
+    let header = output::details([
+        ("cluster", Some("forming".to_owned())),
+        ("waiting for", Some(forming.waiting_for.clone())),
+    ]);
+    format!("{header}\n\n{}", output::table(&columns, rows))
+}
+
+fn render_formed(status: &ClusterStatus) -> String {
     let columns = [
         Column::Text("NODE"),
         Column::Text("ADDRESS"),
@@ -71,6 +104,56 @@ pub fn render(status: &ClusterStatus) -> String {
         ("leader", Some(leader)),
         ("term", Some(status.term.to_string())),
         ("committed", Some(status.commit_index.to_string())),
+        ("clock", table_ahead(status.table_ahead_ms)),
     ]);
     format!("{header}\n\n{}", output::table(&columns, rows))
+}
+
+/// Describes a table whose time is ahead of the masters' clocks; `None` if it is not, or not by much.
+fn table_ahead(ahead_ms: u64) -> Option<String> {
+    (ahead_ms >= TABLE_AHEAD_SHOWN_MS).then(|| {
+        format!(
+            "WRONG: the time of the table is {} ahead of the masters' clocks",
+            time_format::span_ms(ahead_ms)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(json: &str) -> ClusterStatus {
+        serde_json::from_str(json).expect("valid")
+    }
+
+    #[test]
+    fn a_cluster_that_forms_is_shown_with_those_that_are_missing() {
+        let text = render(&status(
+            r#"{"term":0,"commit_index":0,"nodes":[],"forming":{"waiting_for":"node 2 at b:1","members":[
+                {"id":1,"addr":"a:1","answers":true},{"id":2,"addr":"b:1","answers":false}]}}"#,
+        ));
+        assert_eq!(
+            text,
+            "cluster      forming\n\
+             waiting for  node 2 at b:1\n\n\
+             NODE  ADDRESS  ANSWERS\n\
+             1     a:1      yes\n\
+             2     b:1      unreachable"
+        );
+    }
+
+    #[test]
+    fn a_table_whose_time_is_ahead_of_the_clocks_is_named() {
+        let of = |ahead_ms: u64| {
+            let json = r#"{"term":1,"commit_index":2,"nodes":[],"table_ahead_ms":"#;
+            render(&status(&format!("{json}{ahead_ms}}}")))
+        };
+        assert!(
+            of(864_000_000).contains("is 10d ahead"),
+            "{}",
+            of(864_000_000)
+        );
+        assert!(!of(500).contains("ahead"));
+    }
 }

@@ -1,6 +1,5 @@
 //! `triarch events`: follows the cluster's events as they happen.
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -60,10 +59,10 @@ impl EventsArgs {
                 _ = tokio::signal::ctrl_c() => break,
             };
             left -= 1;
-            output::print_line(&match context.format {
-                Format::Table => render(&event),
-                Format::Json => serde_json::to_string(&event).map_err(io::Error::other)?,
-            })?;
+            match context.format {
+                Format::Table => output::print_text(&render(&event))?,
+                Format::Json => output::print_json_line(&event)?,
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -74,7 +73,7 @@ fn render(event: &Event) -> String {
     let word = event.detail.type_str();
     let description = describe(&event.detail);
     let line = format!("{}  {:<10}  {word:<17}  {description}", event.at, event.id);
-    line.trim_end().to_owned()
+    output::one_line(line.trim_end()).into_owned()
 }
 
 fn describe(detail: &EventDetail) -> String {

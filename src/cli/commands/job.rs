@@ -4,13 +4,12 @@ use std::process::ExitCode;
 
 use chrono::Utc;
 use clap::{Args, Subcommand};
-use comfy_table::Cell;
 use triarch_sdk::wire::{Job, JobList, JobState, JobsQuery, TaskState};
 
 use crate::cli::args::{PageArgs, parse_word};
 use crate::cli::context::CommandContext;
 use crate::cli::error::{CommandError, EXIT_FAILED};
-use crate::cli::output::{self, Column, Format};
+use crate::cli::output::{self, Cell, Column, Format};
 use crate::cli::task_output;
 use crate::cli::time_format;
 use crate::cli::wait::{self, WaitOutcome};

@@ -3,14 +3,13 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use comfy_table::Cell;
 use triarch_sdk::wire::{Placement, Purge, Queue, QueueList, QueueSettings, ReadQuery};
 
 use crate::cli::args::parse_word;
 use crate::cli::context::CommandContext;
 use crate::cli::duration;
 use crate::cli::error::CommandError;
-use crate::cli::output::{self, Column};
+use crate::cli::output::{self, Cell, Column};
 use crate::cli::time_format;
 use crate::cli::watch::watch;
 

@@ -4,14 +4,13 @@ use std::process::ExitCode;
 
 use chrono::Utc;
 use clap::{Args, Subcommand};
-use comfy_table::Cell;
 use triarch_sdk::wire::{CatchUp, Overlap, PutSchedule, Schedule, ScheduleList};
 
 use super::submit::WorkArgs;
 use crate::cli::args::{PageArgs, parse_word};
 use crate::cli::context::CommandContext;
 use crate::cli::error::CommandError;
-use crate::cli::output::{self, Column};
+use crate::cli::output::{self, Cell, Column};
 use crate::cli::time_format;
 use crate::cli::watch::watch;
 

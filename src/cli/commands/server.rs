@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
+use crate::cli::address::{check_listen, host_name, host_port};
 use crate::cli::error::usage_error;
 use crate::cli::logging::LogArgs;
 use crate::server::{ServerLimits, ServerOptions, Timing};
@@ -173,6 +174,7 @@ impl ServerArgs {
         let listen = self.listen.or(own).ok_or(
             "--join needs --listen: add the HOST:PORT on which this node accepts connections",
         )?;
+        check_listen(&listen)?;
         let preset = match self.timing {
             TimingPreset::Lan => Timing::LAN,
             TimingPreset::Wan => Timing::WAN,
@@ -212,32 +214,6 @@ impl ServerArgs {
             digest_interval: self.digest_interval,
             min_free_disk_bytes: self.min_free_disk_mib.map(|mib| mib << 20),
         })
-    }
-}
-
-/// Parses `host:port`, where the host is a name, an IPv4 address, or an IPv6 address in brackets.
-fn host_port(text: &str) -> Result<String, String> {
-    let wrong = || format!("'{text}' is not HOST:PORT, such as 127.0.0.1:7101");
-    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    let host_fits = !host.is_empty() && (bracketed || !host.contains([':', '/', '=', '@']));
-    let port: u16 = port.parse().map_err(|_| wrong())?;
-    if host_fits && port != 0 {
-        Ok(text.to_owned())
-    } else {
-        Err(wrong())
-    }
-}
-
-/// Parses a host name without a port.
-fn host_name(text: &str) -> Result<String, String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    if !text.is_empty() && text.len() <= 253 && text.chars().all(fits) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!(
-            "'{text}' is not a host name, such as triarch.example"
-        ))
     }
 }
 
@@ -355,6 +331,10 @@ mod tests {
             (
                 "--id 4 --data-dir d --join http://b:1",
                 "--join needs --listen",
+            ),
+            (
+                "--id 1 --data-dir d --cluster 1=[fe80::1]:1",
+                "needs an interface",
             ),
             (
                 "--id 1 --data-dir d --cluster 1=a:1 --heartbeat-ms 200",

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use chrono::Utc;
 use clap::{Args, Subcommand};
-use comfy_table::Cell;
 use triarch_sdk::wire::{
     Attempt, Explanation, RawValue, Swept, Task, TaskList, TaskSelection, TaskState, TasksQuery,
 };
@@ -13,7 +12,7 @@ use super::task_logs;
 use crate::cli::args::{PageArgs, parse_word};
 use crate::cli::context::CommandContext;
 use crate::cli::error::{CommandError, EXIT_FAILED};
-use crate::cli::output::{self, Column, Format};
+use crate::cli::output::{self, Cell, Column, Format};
 use crate::cli::task_output;
 use crate::cli::time_format;
 use crate::cli::wait::{self, WaitOutcome};
@@ -192,7 +191,7 @@ impl TaskArgs {
                 for (nth, id) in ids.iter().enumerate() {
                     let task = context.client.task(id).await?;
                     if nth > 0 && context.format == Format::Table {
-                        output::print_line("\n")?;
+                        output::print_text("\n")?;
                     }
                     output::print(context.format, &task, render)?;
                 }
@@ -283,8 +282,12 @@ fn print_bulk_count(
 
 fn render_explanation(explanation: &Explanation) -> String {
     let reasons = explanation.reasons.iter();
-    let lines = reasons.map(|reason| format!("{}: {}", reason.code, reason.message));
-    let head = format!("task {} is {}", explanation.task, explanation.state);
+    let lines = reasons.map(|reason| {
+        let message = output::one_line(&reason.message);
+        format!("{}: {message}", output::one_line(&reason.code))
+    });
+    let task = output::one_line(&explanation.task);
+    let head = format!("task {task} is {}", explanation.state);
     std::iter::once(head)
         .chain(lines.map(|line| format!("  {line}")))
         .collect::<Vec<_>>()
@@ -426,7 +429,8 @@ fn render(task: &Task) -> String {
         .flat_map(|streams| [("stdout", &streams.stdout), ("stderr", &streams.stderr)])
     {
         if !written.is_empty() {
-            text.push_str(&format!("\n\n{name}:\n{}", written.trim_end_matches('\n')));
+            let written = output::lines(written.trim_end_matches('\n'));
+            text.push_str(&format!("\n\n{name}:\n{written}"));
         }
     }
     text

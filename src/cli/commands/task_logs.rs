@@ -1,9 +1,10 @@
-//! `triarch task logs`: prints the output of a task as it was written, stdout to stdout and stderr to stderr.
+//! `triarch task logs`: prints the output of a task as it was written, stdout to stdout and stderr to stderr. On a
+//! terminal, control sequences other than styles are escaped.
 //!
 //! Following is a chain of long polls, each of which names the position where the last answer ended. It therefore
 //! outlives the master that answers them, and prints everything once.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 use triarch_sdk::wire::{LogChunk, Logs, LogsQuery, OutputStream, TaskState};
@@ -53,7 +54,7 @@ pub async fn follow(
                 Format::Table => write(&query, &logs)?,
                 // One object per line, for a reader that parses the stream.
                 Format::Json if !logs.chunks.is_empty() || logs.done => {
-                    output::print_line(&serde_json::to_string(&logs).map_err(io::Error::other)?)?;
+                    output::print_json_line(&logs)?;
                 }
                 Format::Json => {}
             }
@@ -93,11 +94,7 @@ fn write(asked: &LogsQuery, logs: &Logs) -> io::Result<()> {
 
 fn write_chunk(chunk: &LogChunk) -> io::Result<()> {
     match chunk.stream {
-        OutputStream::Stdout => {
-            let mut out = io::stdout().lock();
-            out.write_all(chunk.text.as_bytes())?;
-            out.flush()
-        }
-        OutputStream::Stderr => io::stderr().lock().write_all(chunk.text.as_bytes()),
+        OutputStream::Stdout => output::write_task_stdout(&chunk.text),
+        OutputStream::Stderr => output::write_task_stderr(&chunk.text),
     }
 }

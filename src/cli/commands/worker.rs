@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use chrono::Utc;
 use clap::{Args, Subcommand};
-use comfy_table::Cell;
 use triarch_sdk::wire::{Worker, WorkerList, WorkerState, WorkersQuery};
 
 use crate::cli::args::{PageArgs, parse_word};
@@ -14,7 +13,7 @@ use crate::cli::context::CommandContext;
 use crate::cli::duration;
 use crate::cli::error::{CommandError, usage_error};
 use crate::cli::logging::LogArgs;
-use crate::cli::output::{self, Column};
+use crate::cli::output::{self, Cell, Column};
 use crate::cli::time_format;
 use crate::cli::watch::watch;
 use crate::worker::WorkerOptions;

@@ -1,12 +1,11 @@
 //! Banner of `triarch dev`: the processes with their addresses, and commands to try.
 
-use comfy_table::Cell;
 use serde::Serialize;
 
 use super::child::Child;
 use super::layout::Layout;
 use super::role::Role;
-use crate::cli::output::{self, Column};
+use crate::cli::output::{self, Cell, Column};
 use crate::cli::shell;
 
 /// Description of the cluster as it is printed for the user.

@@ -1,7 +1,7 @@
 //! Child process of a development cluster, which cannot outlive its parent.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use super::layout::Layout;
 use super::role::Role;
+use crate::private_files;
 
 /// Started process. Dropping it does not stop it; see [`Child::kill`].
 #[derive(Debug)]
@@ -50,10 +51,7 @@ impl Child {
     /// Starts one process of the cluster; its output goes to its log file.
     pub fn start(layout: &Layout, role: Role) -> anyhow::Result<Self> {
         let log = layout.log(role);
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log)
+        let file = private_files::append(&log)
             .with_context(|| format!("cannot write the log of {role} to {}", log.display()))?;
         let log_start = file.metadata()?.len();
         let mut command = Command::new(layout.binary());

@@ -1,5 +1,6 @@
 //! Layout of a development cluster: ports, directories, and the command line of every process.
 
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::options::DevOptions;
 use super::role::Role;
 use crate::cli::args::DEFAULT_MASTERS;
 use crate::cli::{output, shell};
+use crate::private_files;
 
 /// Time that running attempts get when the cluster stops.
 const WORKER_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -70,7 +72,7 @@ impl Layout {
         };
         let (root, temporary) = match &options.data_dir {
             Some(dir) => {
-                std::fs::create_dir_all(dir)
+                private_files::create_directory(dir)
                     .with_context(|| format!("cannot create the directory {}", dir.display()))?;
                 let dir = dir
                     .canonicalize()
@@ -94,8 +96,14 @@ impl Layout {
             binary,
         };
         layout.check_shape()?;
-        std::fs::create_dir_all(layout.logs())
+        private_files::create_directory(&layout.logs())
             .with_context(|| format!("cannot create the directory {}", layout.logs().display()))?;
+        if let Err(error) = private_files::make_private(&layout.logs()) {
+            output::print_note(&format!(
+                "other users may read {} ({error}): make it private with chmod -R go= by its owner",
+                layout.logs().display()
+            ));
+        }
         Ok(layout)
     }
 
@@ -120,7 +128,8 @@ impl Layout {
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let bytes = serde_json::to_vec(&self.shape)?;
-                std::fs::write(&path, bytes)
+                private_files::create(&path)
+                    .and_then(|mut file| file.write_all(&bytes))
                     .with_context(|| format!("cannot write {}", path.display()))
             }
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),

@@ -1,10 +1,10 @@
 //! Supervisor of a development cluster: starts the processes, watches them, and stops them in order.
 
+use std::fs::File;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::banner::Banner;
 use super::child::Child;
@@ -13,6 +13,7 @@ use super::options::DevOptions;
 use super::readiness;
 use super::role::Role;
 use crate::cli::output;
+use crate::signals::{Request, Signals};
 
 /// Maximum wait for a leader and for all workers to register.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -202,29 +203,35 @@ impl Cluster {
     }
 }
 
-/// Signals that stop the cluster: Ctrl-C, SIGTERM and SIGHUP.
+/// Signals that stop the cluster: Ctrl-C and SIGTERM, and the end of its terminal.
 struct StopSignals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
+    signals: Signals,
+    has_terminal: bool,
 }
 
 impl StopSignals {
     fn listen() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
+            signals: Signals::listen().context("cannot set up signals")?,
+            has_terminal: has_terminal(),
         })
     }
 
-    /// Waits for the next stop signal.
+    /// Waits for the next stop signal. A hangup is one only if the terminal is gone: then nobody can press Ctrl-C any more.
     async fn received(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+        loop {
+            match self.signals.next().await {
+                Request::Stop(_) => return,
+                Request::Hangup if self.has_terminal && !has_terminal() => return,
+                Request::Hangup => output::print_note(
+                    "SIGHUP has no effect: each process logs to its own file, which is appended to; Ctrl-C stops the cluster.",
+                ),
+            }
         }
     }
+}
+
+/// Returns whether this process has a controlling terminal.
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
 }

@@ -4,7 +4,6 @@
 //! requests therefore delays a Raft heartbeat. A connection is classified by the path of its first request, because
 //! nodes only ever request `/raft/…`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,9 +38,6 @@ const REJECTION_TIMEOUT: Duration = Duration::from_secs(1);
 const PEER_CONNECTIONS_MAX: usize = 1_000;
 /// Maximum time without a request, before the first and between two.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// Length of the kernel's accept queue. Thousands of workers connect at once after a failover. A worker that finds the
-/// queue full retries only after a second or more.
-const LISTEN_BACKLOG: u32 = 16_384;
 /// Length of the queue from the acceptor to the runtime for requests.
 pub const HANDOFF_QUEUE_LEN: usize = 1_024;
 /// Maximum time for a connection to enter that queue before it is closed.
@@ -55,29 +51,6 @@ const PEEK_BYTES: usize = 16;
 /// counts as a client's.
 const PEEK_DELAY_MIN: Duration = Duration::from_millis(1);
 const PEEK_DELAY_MAX: Duration = Duration::from_millis(512);
-
-/// Binds a listener to the first usable address behind `HOST:PORT`.
-pub async fn bind(listen: &str) -> std::io::Result<TcpListener> {
-    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address has that name");
-    for address in tokio::net::lookup_host(listen).await? {
-        match bind_to(address) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    // A node that restarts need not wait for connections of its predecessor.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(LISTEN_BACKLOG)
-}
 
 /// Accepts connections until `stop`. Runs on the consensus runtime; clients' connections go to `clients`.
 pub async fn accept(
@@ -315,7 +288,7 @@ mod tests {
     #[tokio::test]
     async fn simultaneous_connections_are_all_handed_off_when_the_queue_is_short() {
         const CONNECTIONS: usize = 50;
-        let listener = bind("127.0.0.1:0").await.expect("a free port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (hand_off, mut streams) = mpsc::channel(1);
         let metrics = Arc::new(RequestMetrics::default());
@@ -350,7 +323,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_gets_the_cause_and_hardened_headers() {
-        let listener = bind("127.0.0.1:0").await.expect("a free port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let mut client = TcpStream::connect(address).await.expect("it listens");
         let (stream, _) = listener.accept().await.expect("a connection");

@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod body;
 pub mod browser_guard;
+pub mod listen_address;
 pub mod listener;
 pub mod request_metrics;
 pub mod slow_client;

@@ -253,6 +253,7 @@ async fn restore(
         parts,
         bytes: body,
     });
+    let repeated = app.table.read().restored_backup() == Some(backup);
     let (index, reply) = app.propose(&command).await?;
     match reply {
         Reply::Restoring { received, parts } => ApiResponse::accepted(
@@ -264,13 +265,19 @@ async fn restore(
             },
         ),
         Reply::Restored { jobs, tasks } => {
-            tracing::info!(index, backup, jobs, tasks, "a backup was restored");
+            if !repeated {
+                tracing::info!(index, backup, jobs, tasks, "a backup was restored");
+            }
             ApiResponse::ok(
                 index,
                 &wire::RestoreProgress {
                     received: parts,
                     parts,
-                    restored: Some(wire::Restored { jobs, tasks }),
+                    restored: Some(wire::Restored {
+                        jobs,
+                        tasks,
+                        repeated,
+                    }),
                 },
             )
         }

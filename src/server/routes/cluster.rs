@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
-use triarch_raft::{NodeStatus, PeerRole, PeerState, TransferReason};
+use triarch_raft::{FormingStatus, NodeStatus, PeerRole, PeerState, TransferReason};
 use triarch_sdk::wire;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -207,12 +207,29 @@ fn cluster_status(app: &App) -> wire::ClusterStatus {
         commit_index: status.commit_index,
         answered_by: Some(app.node_id),
         nodes: status.nodes.into_iter().map(cluster_node).collect(),
+        forming: status.forming.map(forming),
         agreement: Some(wire::DivergenceCheck {
             index: consistency.verified_index,
             mismatches: consistency.mismatches,
         }),
         clock_ahead_ms: app.clock.skew_ms(),
+        table_ahead_ms: app.clock.table_ahead_ms(app.table.read().now_ms()),
         digest: None,
+    }
+}
+
+fn forming(forming: FormingStatus) -> wire::Forming {
+    let members = forming
+        .members
+        .into_iter()
+        .map(|member| wire::FormingMember {
+            id: member.id,
+            addr: member.addr,
+            answers: member.answers,
+        });
+    wire::Forming {
+        waiting_for: forming.waiting_for,
+        members: members.collect(),
     }
 }
 

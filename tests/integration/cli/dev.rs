@@ -1,9 +1,11 @@
 //! `triarch dev`: starts a whole cluster, and stops all of it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use triarch_harness::process::{self, MARKER_ENV, kill_marked, marked};
 use triarch_harness::{Cli, Process, addresses, binary, eventually, until};
@@ -110,6 +112,19 @@ async fn dev_starts_a_working_cluster_and_stops_it() {
     assert_eq!(started, running, "separate processes, and no others");
     let data = PathBuf::from(banner["data_dir"].as_str().expect("a directory"));
     assert!(data.exists());
+    for path in [
+        data.join("cluster.json"),
+        data.join("logs"),
+        data.join("logs/master-1.log"),
+    ] {
+        let mode = path.metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}", path.display());
+    }
+    dev.process.signal(Signal::SIGHUP);
+    until(WAIT_TIMEOUT, "dev goes on after a hangup", async || {
+        dev.process.log().contains("SIGHUP has no effect")
+    })
+    .await;
 
     let cli = dev.cli();
     let ran = cli

@@ -5,9 +5,15 @@ mod dev;
 mod inspect;
 mod schedule;
 mod submit;
+mod terminal_text;
 mod usage;
 
+use std::time::Duration;
+
 use triarch_harness::Cluster;
+
+/// For something to happen, on a slow and busy machine too.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A cluster with one worker, ready to run commands.
 async fn with_worker(nodes: u64) -> Cluster {

@@ -16,7 +16,8 @@ const LAYERS: [(&str, &[&[&str]]); 2] = [
             &["state_machine"],
             &["feed", "waiters", "leader_counters"],
             &["cron", "backup_format", "panic_exit", "mutated"],
-            &["log_writer"],
+            &["log_writer", "private_files", "signals"],
+            &["terminal_text"],
         ],
     ),
     (

@@ -1,4 +1,5 @@
-//! Forbidden names in single folders: clocks and randomness in the table, HTTP in the leader.
+//! Names that single folders must not use: clocks and chance in the table, HTTP in the leader, the terminal in most of the
+//! command line.
 
 use crate::checkout::{assert_none, root, shown, sources};
 use crate::source;
@@ -78,4 +79,38 @@ fn the_leader_knows_no_http() {
         }
     }
     assert_none("HTTP in the leader", &findings);
+}
+
+/// The only files of the command line that write to the terminal. They escape the texts of users; `dispatch.rs` prints a
+/// script of this program.
+const MAY_PRINT: [&str; 2] = ["src/cli/output.rs", "src/cli/dispatch.rs"];
+/// What writes to the terminal.
+const PRINTING: [&str; 5] = [
+    "comfy_table",
+    "println!",
+    "print!(",
+    "stdout().lock()",
+    "stderr().lock()",
+];
+
+#[test]
+fn one_file_of_the_command_line_writes_to_the_terminal() {
+    let mut files = Vec::new();
+    sources(&root().join("src/cli"), &["rs"], &mut files);
+    files.retain(|file| !MAY_PRINT.contains(&shown(file).as_str()));
+    assert!(
+        files.len() > 20,
+        "the command line's sources were not found"
+    );
+    let mut findings = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a source");
+        for (number, line) in text.lines().enumerate() {
+            let printing = PRINTING.iter().find(|word| line.contains(**word));
+            if let Some(word) = printing {
+                findings.push(format!("{}:{} names {word}", shown(&file), number + 1));
+            }
+        }
+    }
+    assert_none("printing past the escapes of src/cli/output.rs", &findings);
 }

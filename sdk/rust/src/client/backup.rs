@@ -12,7 +12,7 @@ use super::handle::Client;
 use super::retry::StreamPolicy;
 use super::text::root_cause;
 use crate::error::Error;
-use crate::wire::{RestoreProgress, RestoreQuery};
+use crate::wire::{ReadQuery, RestoreProgress, RestoreQuery};
 
 /// Maximum time until a master begins. It may itself wait ten seconds to catch up.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -48,6 +48,11 @@ impl BackupDownload {
 impl Client {
     /// Begins a backup at the first master that starts one.
     pub async fn backup(&self) -> Result<BackupDownload, Error> {
+        self.backup_with(&ReadQuery::default()).await
+    }
+
+    /// Begins a backup at the first master that starts one. A stale one needs no majority, and holds what that master has.
+    pub async fn backup_with(&self, query: &ReadQuery) -> Result<BackupDownload, Error> {
         let options = &self.inner.options;
         let policy = StreamPolicy {
             deadline: options.deadline,
@@ -57,7 +62,8 @@ impl Client {
             round_delay_max: ROUND_DELAY,
         };
         let request = |master: &Url| {
-            let url = Call::get(&["v1", "cluster", "backup"]).url(master)?;
+            let call = Call::get(&["v1", "cluster", "backup"]).query(query)?;
+            let url = call.url(master)?;
             Ok(self.inner.http.get(url))
         };
         let first = self.inner.masters.first();

@@ -21,8 +21,11 @@ pub struct ClusterStatus {
     /// Id of the responding node.
     #[serde(default)]
     pub answered_by: Option<u64>,
-    /// All nodes, ordered by id.
+    /// All nodes, ordered by id. Empty while the cluster forms.
     pub nodes: Vec<ClusterNode>,
+    /// Progress of the formation, as the responding node knows it. Absent once the cluster has formed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forming: Option<Forming>,
     /// Result of the comparisons of the masters' tables, as the responding node knows it.
     #[serde(default)]
     pub agreement: Option<DivergenceCheck>,
@@ -30,9 +33,35 @@ pub struct ClusterStatus {
     /// `null` while the node knows the clocks of fewer than two others.
     #[serde(default)]
     pub clock_ahead_ms: Option<i64>,
+    /// Lead of the table's time over the median clock of all masters, in ms; 0 if it is not ahead. The time of the table
+    /// never goes back, so it stays ahead after most clocks were.
+    #[serde(default)]
+    pub table_ahead_ms: u64,
     /// Digest of the responding node's table; present only if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<TableDigest>,
+}
+
+/// A cluster that is being formed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Forming {
+    /// What the responding node waits for, as the end of a sentence.
+    pub waiting_for: String,
+    /// Masters that it was started with, ordered by id; only itself if it waits to be added to a cluster.
+    pub members: Vec<FormingMember>,
+}
+
+/// A master of a cluster that is being formed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FormingMember {
+    /// Id of the master.
+    pub id: u64,
+    /// Address of the master, `host:port`.
+    pub addr: String,
+    /// Whether the responding node reaches it.
+    pub answers: bool,
 }
 
 /// Result of comparing table digests. Masters compare them at regular log indexes; a master that differs from a
@@ -108,6 +137,10 @@ pub struct Restored {
     pub jobs: u64,
     /// Number of tasks.
     pub tasks: u64,
+    /// Whether the backup had been restored before. Nothing was changed then, and the jobs and tasks that came since are
+    /// counted too.
+    #[serde(default)]
+    pub repeated: bool,
 }
 
 /// Body of `POST /v1/cluster/nodes`: a master to add to the cluster.

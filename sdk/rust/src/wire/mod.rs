@@ -21,9 +21,9 @@ pub mod time;
 pub mod worker;
 
 pub use cluster::{
-    AddNode, ClusterNode, ClusterQuery, ClusterStatus, DivergenceCheck, HoldQuery, NodeDisk,
-    NodeRole, NodeState, RestoreProgress, RestoreQuery, Restored, SnapshotTransfer,
-    SnapshotWritten, TableDigest, TransferLeader,
+    AddNode, ClusterNode, ClusterQuery, ClusterStatus, DivergenceCheck, Forming, FormingMember,
+    HoldQuery, NodeDisk, NodeRole, NodeState, RestoreProgress, RestoreQuery, Restored,
+    SnapshotTransfer, SnapshotWritten, TableDigest, TransferLeader,
 };
 pub use event::{Event, EventsQuery};
 pub use exec::{ExecError, ExecPayload, ExecResult};

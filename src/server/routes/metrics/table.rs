@@ -50,6 +50,18 @@ impl QueueStats {
 }
 
 pub fn collect(app: &App, out: &mut MetricFamilies) {
+    let ahead_ms = app.clock.table_ahead_ms(app.table.read().now_ms());
+    out.gauge(
+        "triarch_table_ahead_seconds",
+        "By how much the time of the table is ahead of the median of the masters' clocks; 0 if it is not ahead.",
+        ahead_ms as f64 / 1_000.0,
+    );
+    let skew_ms = app.clock.skew_ms().map(|ms| ms as f64 / 1_000.0);
+    out.gauges(
+        "triarch_clock_ahead_seconds",
+        "By how much this node's wall clock is ahead of the median of all masters; absent while fewer than two others are known.",
+        skew_ms.map(|seconds| (Labels::new(), seconds)).into_iter().collect(),
+    );
     let now_ms = app.clock.now_ms();
     let table = app.table.read();
     let queue_stats = queues(&table, now_ms);

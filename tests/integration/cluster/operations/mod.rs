@@ -1,5 +1,8 @@
-//! Operations: metrics, logs and admission control.
+//! Operations: starts, signals, files, metrics, logs and admission control.
 
+mod data_directory;
 mod logging;
 pub mod metrics;
 mod overload;
+mod signals;
+mod startup;

@@ -1,10 +1,11 @@
 //! Backups: taken from a cluster under load, restored into an empty cluster.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use triarch_harness::{Api, Cluster, FakeWorker, equal_digests, fake_worker};
+use triarch_harness::{Api, Cluster, FakeWorker, equal_digests, fake_worker, until};
 
 use crate::job_helpers::{WAIT_TIMEOUT, submit_task};
 
@@ -70,6 +71,8 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
     let file = dir.path().join("backup");
     let summary = backed_up(&old, &file).await;
     assert_eq!(summary["tasks"], 4);
+    let mode = file.metadata().expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
     let before = contents(&api).await;
     // An existing file is not replaced without `--force`.
     let again = ["cluster", "backup", file.to_str().expect("plain")];
@@ -88,8 +91,15 @@ async fn a_backup_restored_into_a_new_cluster_gives_all_its_contents() {
     let next = new.leader_other_than(leader).await;
     let api = new.api(next);
     assert_eq!(contents(&api).await, before);
-    // A repeated restore is done already.
-    new.cli().run(&restore).await.expect(0);
+    // A repeated restore is done already, and jobs that came since do not belong to it.
+    let later = json!({"tasks": [{"kind": "later"}]});
+    let later = api.submit(&later).await;
+    let again = new.cli().run(&restore).await.expect(0);
+    let again = again.shows("was restored before: nothing is changed");
+    again.shows("the cluster holds 5 jobs and 5 tasks now");
+    let later = later["id"].as_str().expect("an id");
+    let path = format!("/v1/jobs/{later}/cancel");
+    api.post(&path, &json!({})).await.expect(200);
     new.restart(leader);
 
     // Running tasks are queued again and get a higher token. Their workers are not known any more.
@@ -202,4 +212,46 @@ async fn a_backup_that_is_damaged_or_has_no_empty_cluster_is_refused() {
         let reply = api.call(Method::POST, &path).raw("x").answer().await;
         reply.refused(400, "invalid_request");
     }
+}
+
+#[tokio::test]
+async fn a_stale_backup_of_the_last_master_rescues_what_it_has() {
+    let mut old = Cluster::start(3).await;
+    let api = old.api(1);
+    for n in 0..3 {
+        submit_task(&api, &json!({"tasks": [{"kind": "later", "payload": n}]})).await;
+    }
+    let (_, last) = old.leader_and_follower().await;
+    let index = api.get("/v1/cluster").await.index();
+    until(WAIT_TIMEOUT, "the last master has everything", async || {
+        old.api(last)
+            .get("/v1/cluster?consistency=stale")
+            .await
+            .index()
+            >= index
+    })
+    .await;
+    for node in (1..=3).filter(|node| *node != last) {
+        old.kill9(node);
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("rescued");
+    let file = file.to_str().expect("plain");
+    let url = old.masters();
+    let args = [
+        "cluster",
+        "backup",
+        file,
+        "--stale",
+        "--masters",
+        &url,
+        "--output",
+        "json",
+    ];
+    let summary = old.cli().run(&args).await.expect(0).json();
+    assert_eq!(summary["tasks"], 3);
+
+    let new = Cluster::start(1).await;
+    let restored = new.cli().run(&["cluster", "restore", file]).await.expect(0);
+    restored.shows("restored 3 jobs and 3 tasks");
 }

@@ -127,7 +127,8 @@ impl Process {
         self.stopped = false;
     }
 
-    fn signal(&mut self, signal: Signal) {
+    /// Sends this signal.
+    pub fn signal(&mut self, signal: Signal) {
         // Only a child that was not waited for yet, because its pid cannot belong to another process.
         if self.ended().is_none() {
             let _ = kill(Pid::from_raw(self.child.id().cast_signed()), signal);

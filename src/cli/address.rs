@@ -1,0 +1,120 @@
+//! Value parsers for addresses and host names. What can never work is refused here; what may come to work later, such as a
+//! name that does not resolve yet, is not.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Maximum length of a host name in bytes.
+const NAME_BYTES_MAX: usize = 253;
+
+/// Parses `host:port`, where the host is a name, an IPv4 address, or an IPv6 address in brackets.
+pub fn host_port(text: &str) -> Result<String, String> {
+    let wrong = |why: &str| format!("'{text}' is not HOST:PORT, such as 127.0.0.1:7101{why}");
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong(""))?;
+    let port: u16 = port.parse().map_err(|_| wrong(""))?;
+    let fits = match bracketed(host) {
+        Some((ip, zone)) => ip.parse::<Ipv6Addr>().is_ok() && zone != Some(""),
+        None => is_name_or_ipv4(host),
+    };
+    match (fits, port) {
+        (true, 1..) => Ok(text.to_owned()),
+        (true, 0) => Err(wrong(": the port must be from 1 to 65535")),
+        (false, _) => Err(wrong("")),
+    }
+}
+
+/// Parses a host name without a port.
+pub fn host_name(text: &str) -> Result<String, String> {
+    match is_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "'{text}' is not a host name, such as triarch.example"
+        )),
+    }
+}
+
+/// Refuses a link-local IPv6 address without an interface, because nothing can listen on it.
+pub fn check_listen(listen: &str) -> Result<(), String> {
+    let (host, port) = listen.rsplit_once(':').unwrap_or((listen, ""));
+    match bracketed(host) {
+        Some((ip, None))
+            if ip
+                .parse::<Ipv6Addr>()
+                .is_ok_and(|ip| ip.is_unicast_link_local()) =>
+        {
+            Err(format!(
+                "the link-local address {listen} needs an interface, such as [{ip}%eth0]:{port}"
+            ))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Returns the address in brackets, and its zone.
+fn bracketed(host: &str) -> Option<(&str, Option<&str>)> {
+    let inner = host.strip_prefix('[')?.strip_suffix(']')?;
+    Some(match inner.split_once('%') {
+        Some((ip, zone)) => (ip, Some(zone)),
+        None => (inner, None),
+    })
+}
+
+fn is_name_or_ipv4(host: &str) -> bool {
+    let looks_like_ipv4 =
+        host.split('.').count() == 4 && host.chars().all(|c| c.is_ascii_digit() || c == '.');
+    match looks_like_ipv4 {
+        true => host.parse::<Ipv4Addr>().is_ok(),
+        false => is_name(host),
+    }
+}
+
+fn is_name(host: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    !host.is_empty() && host.len() <= NAME_BYTES_MAX && host.chars().all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_can_never_work_is_refused_and_one_that_may_is_not() {
+        for good in [
+            "127.0.0.1:7101",
+            "node1.triarch.invalid:7101",
+            "a_b-c:1",
+            "[::1]:7101",
+            "[fe80::1%eth0]:7101",
+            "192.0.2.1:7101",
+        ] {
+            assert_eq!(host_port(good), Ok(good.to_owned()));
+        }
+        for wrong in [
+            "a",
+            "a:",
+            ":1",
+            "a:0",
+            "a:70000",
+            "a:x",
+            "a b:1",
+            "a/b:1",
+            "ä:1",
+            "256.1.1.1:1",
+            "[::1:1",
+            "[::g]:1",
+            "[fe80::1%]:1",
+            "::1:1",
+            "[127.0.0.1]:1",
+        ] {
+            let said = host_port(wrong).expect_err(wrong);
+            assert!(said.contains("HOST:PORT"), "{wrong}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_link_local_address_to_listen_on_needs_an_interface() {
+        assert!(check_listen("[fe80::1%eth0]:7101").is_ok());
+        assert!(check_listen("[2001:db8::1]:7101").is_ok());
+        let said = check_listen("[fe80::1]:7101").expect_err("no interface");
+        assert!(said.contains("[fe80::1%eth0]:7101"), "{said}");
+    }
+}
