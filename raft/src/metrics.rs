@@ -47,6 +47,7 @@ pub struct ConsensusMetrics {
     pub snapshot_write: Histogram,
     /// Time to restore each snapshot that was received, in ns.
     pub snapshot_install: Histogram,
+    snapshots_postponed: AtomicU64,
     proposals_open: AtomicU64,
     refusals: [AtomicU64; ProposalRefusal::ALL.len()],
     campaigns: AtomicU64,
@@ -123,6 +124,15 @@ impl From<&ProposeError> for ProposalRefusal {
 }
 
 impl ConsensusMetrics {
+    /// Returns the number of snapshots that were given up for lack of space, descriptors, memory or threads.
+    pub fn snapshots_postponed(&self) -> u64 {
+        self.snapshots_postponed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn record_postponed_snapshot(&self) {
+        self.snapshots_postponed.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn new(log: Arc<LogMetrics>) -> Self {
         ConsensusMetrics {
             log,
@@ -133,6 +143,7 @@ impl ConsensusMetrics {
             commit: Histogram::of_times(),
             snapshot_write: Histogram::of_times(),
             snapshot_install: Histogram::of_times(),
+            snapshots_postponed: AtomicU64::new(0),
             proposals_open: AtomicU64::new(0),
             refusals: std::array::from_fn(|_| AtomicU64::new(0)),
             campaigns: AtomicU64::new(0),

@@ -13,8 +13,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::StorageError;
+use crate::error::is_exhausted;
 
 /// The extension of files and directories that are being written. The next open removes those that a crash left.
 pub(crate) const UNFINISHED_EXTENSION: &str = "unfinished";
@@ -82,9 +84,30 @@ pub(crate) fn parent_of(path: &Path) -> &Path {
     }
 }
 
+/// Maximum time for descriptors or memory to become available.
+const EXHAUSTED_TIMEOUT: Duration = Duration::from_secs(30);
+/// Delay between two tries of an operation that lacked them.
+const EXHAUSTED_RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// Tries an operation that syncs nothing until it no longer fails for want of descriptors or memory, for a bounded time.
+/// Blocks the calling thread.
+pub(crate) fn retry_while_exhausted<T>(
+    mut operation: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    let begun = Instant::now();
+    loop {
+        match operation() {
+            Err(error) if is_exhausted(&error) && begun.elapsed() < EXHAUSTED_TIMEOUT => {
+                std::thread::sleep(EXHAUSTED_RETRY_DELAY);
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Makes the names in a directory durable.
 pub(crate) fn sync_directory(path: &Path) -> Result<(), StorageError> {
-    File::open(path)
+    retry_while_exhausted(|| File::open(path))
         .and_then(|directory| directory.sync_all())
         .map_err(|error| StorageError::io("sync", path, &error))
 }

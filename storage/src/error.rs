@@ -17,6 +17,9 @@ pub enum StorageError {
         cause: String,
         /// Whether no space was left. The node can be started again once there is some.
         disk_full: bool,
+        /// Whether the process or the machine lacked descriptors, memory or threads. The same operation may succeed later.
+        /// Never set for a sync, because a failed sync is not retried.
+        exhausted: bool,
     },
     /// The disk does not hold what this node once acknowledged.
     #[error("{path} is damaged: {what}. {advice}")]
@@ -91,6 +94,7 @@ impl StorageError {
             path: path.to_path_buf(),
             cause,
             disk_full,
+            exhausted: action != "sync" && is_exhausted(error),
         }
     }
 
@@ -114,6 +118,21 @@ impl StorageError {
             advice: replace_advice(node_id),
         }
     }
+}
+
+/// Returns whether an operation failed because the process or the machine lacked descriptors, memory or threads. The same
+/// operation may succeed later, so nothing is damaged.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    const EXHAUSTED: [i32; 5] = [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOMEM,
+        libc::EAGAIN,
+        libc::ENOBUFS,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|number| EXHAUSTED.contains(&number))
 }
 
 /// Returns the advice for a node that has lost what it once acknowledged. It must not vote again under its old id.
@@ -152,5 +171,28 @@ pub(crate) fn failure(stopped: Option<&StopCause>) -> Option<StorageError> {
     match stopped {
         Some(cause @ StopCause::Failed(_)) => Some(cause.error()),
         Some(StopCause::Closed | StopCause::Dropped) | None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_lack_of_resources_is_exhaustion_and_never_that_of_a_sync() {
+        let exhausted = |action, number| {
+            let error = io::Error::from_raw_os_error(number);
+            match StorageError::io(action, Path::new("x"), &error) {
+                StorageError::Io { exhausted, .. } => exhausted,
+                other => panic!("{other}"),
+            }
+        };
+        for number in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN] {
+            assert!(exhausted("create", number), "{number}");
+            assert!(!exhausted("sync", number), "{number}");
+        }
+        for number in [libc::EIO, libc::ENOSPC, libc::EROFS, libc::EACCES] {
+            assert!(!exhausted("create", number), "{number}");
+        }
     }
 }

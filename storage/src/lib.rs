@@ -56,7 +56,7 @@ pub mod testing;
 mod write_ops;
 
 pub use data_dir::{ClusterIdentity, DataDir, Identity};
-pub use error::StorageError;
+pub use error::{StorageError, is_exhausted};
 pub use log::{Completion, LogPosition, LogRecord, LogState, LogStore};
 pub use metrics::{Histogram, HistogramSnapshot, LogMetrics};
 pub use sled_log::{FreeSpace, FreeSpaceStatus, SledLog, SledLogOptions, SpaceLevel};

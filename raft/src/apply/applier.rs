@@ -270,7 +270,9 @@ impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
             Ok(stored) => stored,
             Err(e) => {
                 if let Some(kept) = self.snapshots.fallback_for(&e) {
-                    tracing::warn!(error = %e, "no disk space is left for a snapshot: it is discarded, and retried later");
+                    self.metrics.record_postponed_snapshot();
+                    tracing::warn!(error = %e, "disk space, descriptors, memory or threads are lacking for a snapshot: it is discarded, \
+                         and retried later; the log grows until then");
                     return Ok(Snapshot {
                         meta: kept.meta().clone(),
                         snapshot: kept,

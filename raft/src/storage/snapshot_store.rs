@@ -13,6 +13,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use triarch_storage::{
     FreeSpace, SnapshotFile, SnapshotReceiver, SnapshotStore, SpaceLevel, StorageError,
+    is_exhausted,
 };
 use uuid::Uuid;
 
@@ -26,8 +27,8 @@ const COPY_CHUNK_BYTES: usize = 1 << 20;
 const LOG_RESERVE_BYTES: u64 = 4 << 20;
 /// Expected growth from one snapshot to the next: the size of the last divided by this.
 const GROWTH_DIVISOR: u64 = 4;
-/// Delay until the next snapshot is begun after one that ran out of space.
-const OUT_OF_SPACE_RETRY_DELAY: Duration = Duration::from_secs(10);
+/// Delay until the next snapshot is begun after one that lacked space, descriptors or memory.
+const POSTPONED_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// Handle of this node's snapshots. Cheap to clone; all clones see the same files.
 #[derive(Clone)]
@@ -36,8 +37,8 @@ pub(crate) struct Snapshots {
     /// Held while the current snapshot is compared and replaced, so that an older one never replaces a newer.
     replacing: Arc<Mutex<()>>,
     space: FreeSpace,
-    /// Time at which the last snapshot ran out of space.
-    out_of_space_at: Arc<Mutex<Option<Instant>>>,
+    /// Time at which the last snapshot was given up for lack of space, descriptors or memory.
+    postponed_at: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Snapshot that is on this node's disk.
@@ -71,7 +72,7 @@ impl Snapshots {
             store,
             replacing: Arc::default(),
             space,
-            out_of_space_at: Arc::default(),
+            postponed_at: Arc::default(),
         }
     }
 
@@ -82,12 +83,12 @@ impl Snapshots {
     }
 
     /// Returns whether there seems to be space for the next snapshot: the last one's size and some more. Returns false
-    /// for a while after a snapshot has run out of space.
+    /// for a while after a snapshot was given up.
     pub(crate) fn has_space_for_next(&self) -> bool {
         if self
-            .out_of_space_at
+            .postponed_at
             .lock()
-            .is_some_and(|at| at.elapsed() < OUT_OF_SPACE_RETRY_DELAY)
+            .is_some_and(|at| at.elapsed() < POSTPONED_RETRY_DELAY)
         {
             return false;
         }
@@ -102,18 +103,18 @@ impl Snapshots {
                 needed_mib,
                 "no snapshot is written, because the disk has no room for it; the log grows until there is room"
             );
-            *self.out_of_space_at.lock() = Some(Instant::now());
+            *self.postponed_at.lock() = Some(Instant::now());
         }
         has_space
     }
 
-    /// Returns the last snapshot, or an empty one, if a snapshot failed only for lack of space. The log goes on without
-    /// the failed one, and the snapshot is tried again.
+    /// Returns the last snapshot, or an empty one, if a snapshot failed only for lack of space, descriptors, memory or
+    /// threads. The log goes on without the failed one, and the snapshot is tried again.
     pub(crate) fn fallback_for(&self, failed: &io::Error) -> Option<StoredSnapshot> {
-        if !is_out_of_space(failed) {
+        if !can_be_postponed(failed) {
             return None;
         }
-        *self.out_of_space_at.lock() = Some(Instant::now());
+        *self.postponed_at.lock() = Some(Instant::now());
         match self.current() {
             Ok(Some(current)) => Some(current),
             Ok(None) => Some(StoredSnapshot {
@@ -213,11 +214,13 @@ impl Snapshots {
     }
 }
 
-fn is_out_of_space(error: &io::Error) -> bool {
+/// Returns whether a snapshot failed for a lack that may end, and not by damage.
+fn can_be_postponed(error: &io::Error) -> bool {
     if matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    ) {
+    ) || is_exhausted(error)
+    {
         return true;
     }
     let inner = error.get_ref();
@@ -228,6 +231,9 @@ fn is_out_of_space(error: &io::Error) -> bool {
                 error,
                 StorageError::Io {
                     disk_full: true,
+                    ..
+                } | StorageError::Io {
+                    exhausted: true,
                     ..
                 }
             )

@@ -47,6 +47,7 @@ impl EmergencyReserve {
                     "only {available} bytes are free on this file system; free some space and start the node again"
                 ),
                 disk_full: true,
+                exhausted: false,
             });
         }
         Ok(reserve)

@@ -397,6 +397,7 @@ fn as_result<T>(
             path: path.to_path_buf(),
             cause: format!("{what}; the disk is full: free some space and start the node again"),
             disk_full: true,
+            exhausted: false,
         });
     }
     Err(StorageError::damaged(path, what, node_id))

@@ -91,7 +91,7 @@ impl SnapshotStore {
     }
 
     pub(super) fn verify(&self, unfinished: &UnfinishedFile) -> Result<Bytes, StorageError> {
-        SnapshotFile::open(unfinished.path(), 0)
+        durable::retry_while_exhausted(|| SnapshotFile::open(unfinished.path(), 0))
             .map(|snapshot| snapshot.meta().clone())
             .map_err(|error| self.unreadable(unfinished.path(), &error))
     }
@@ -106,7 +106,7 @@ impl SnapshotStore {
             file.sync_all()
                 .map_err(|error| StorageError::io("sync", unfinished.path(), &error))?;
         }
-        let verified = SnapshotFile::open(unfinished.path(), 0)
+        let verified = durable::retry_while_exhausted(|| SnapshotFile::open(unfinished.path(), 0))
             .map_err(|error| self.unreadable(unfinished.path(), &error))?;
 
         let mut state = self.inner.state.lock();

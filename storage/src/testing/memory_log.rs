@@ -152,6 +152,7 @@ impl Shared {
             path: PathBuf::from("(memory)"),
             cause: format!("sync {} fails by the plan of the test", self.syncs),
             disk_full: false,
+            exhausted: false,
         };
         self.stopped = Some(StopCause::Failed(error.to_string()));
         for done in taken.into_iter().filter_map(|write| write.done) {
