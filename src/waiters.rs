@@ -17,7 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use triarch_table::{JobId, TaskId};
 
 /// Maximum waiters on one node. A request that waits for any of many tasks counts once for each task.
-const WAITERS_MAX: usize = 100_000;
+pub const WAITERS_MAX: usize = 100_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum WaitKey {

@@ -116,8 +116,8 @@ pub use crate::tasks::divergence_check::{Checkpoint, ConsistencyStatus};
 pub use config::{BootstrapMode, Limits, NodeConfig, SnapshotPolicy, Timing};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};
 pub use status::{
-    DiskStatus, FormingMember, FormingStatus, Leadership, NodeStatus, PeerRole, PeerState, Readiness,
-    SnapshotTransfer, Status,
+    DiskStatus, FormingMember, FormingStatus, Leadership, NodeStatus, PeerRole, PeerState,
+    Readiness, SnapshotTransfer, Status,
 };
 pub use triarch_storage::contained_panic;
 pub use triarch_storage::{Histogram, HistogramSnapshot};

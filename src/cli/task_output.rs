@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use triarch_sdk::wire::exec::KIND as EXEC;
-use triarch_sdk::wire::{Job, JobState, PageQuery, Task, TaskState};
+use triarch_sdk::wire::{Job, JobState, JobTasksQuery, Task, TaskState};
 
 use super::context::CommandContext;
 use super::error::{CommandError, EXIT_FAILED};
@@ -59,7 +59,7 @@ pub async fn print_job(context: &CommandContext, job: &Job) -> Result<(), Comman
     loop {
         let page = context
             .client
-            .job_tasks(&job.id, &page_after(after))
+            .job_tasks_with(&job.id, &page_after(after))
             .await?;
         match context.format {
             // The output is printed page by page, because there may be more than fits into memory.
@@ -81,10 +81,11 @@ pub async fn print_job(context: &CommandContext, job: &Job) -> Result<(), Comman
 }
 
 /// Returns the query for the next page of a job's tasks.
-fn page_after(after: Option<String>) -> PageQuery {
-    PageQuery {
+fn page_after(after: Option<String>) -> JobTasksQuery {
+    JobTasksQuery {
         after,
-        ..PageQuery::default()
+        fields: Some("result,error".to_owned()),
+        ..JobTasksQuery::default()
     }
 }
 

@@ -11,16 +11,27 @@ use triarch_raft::{Committed, ProposeOptions};
 use triarch_table::{Command, Reply};
 
 use super::http::admission::AdmissionControl;
+use super::http::answer_budget::AnswerBudget;
 use super::http::browser_guard::HostNames;
+use super::http::connection_registry::ConnectionRegistry;
+use super::http::forward_client::ForwardClient;
 use super::http::request_metrics::RequestMetrics;
+use super::http::shared_pool::SharedPool;
+use super::memory_limit;
 use super::protocol::handler_error::HandlerError;
+use super::protocol::problem::{Code, Problem};
 use crate::leader::clock::ClusterClock;
 use crate::leader::lease_tracker::LeaseTiming;
 use crate::leader::{LeaderTerm, TableNode};
 use crate::state_machine::{SharedTable, encode};
+use crate::waiters::WAITERS_MAX;
 
 /// Maximum number of event streams open at once on one node.
 pub const EVENT_STREAMS_MAX: usize = 1_000;
+/// Maximum number of those of one client.
+pub const CLIENT_EVENT_STREAMS_MAX: usize = 250;
+/// Maximum number of tasks and jobs that the requests of one client wait for on one node.
+pub const CLIENT_WAITERS_MAX: usize = WAITERS_MAX / 4;
 
 /// Maximum time of an ordinary election, in leases. A node without a leader for longer has lost the majority.
 const ELECTION_LEASES: u32 = 6;
@@ -66,13 +77,23 @@ pub struct AppState {
     /// Cluster clock as this node knows it.
     pub clock: Arc<ClusterClock>,
     /// HTTP client for requests that are forwarded to the leader.
-    pub forward_client: reqwest::Client,
+    pub forward_client: ForwardClient,
+    /// One permit for each request that is forwarded, because each takes a descriptor.
+    pub forward_permits: Arc<Semaphore>,
     /// Lease and heartbeat intervals of workers.
     pub lease_timing: LeaseTiming,
     /// Bounds on each request.
     pub limits: RequestLimits,
-    /// One permit for each event stream.
-    pub event_streams: Arc<Semaphore>,
+    /// Places for event streams.
+    pub event_places: SharedPool,
+    /// Places for requests that wait for an end or an update. One request may take many.
+    pub wait_places: SharedPool,
+    /// Maximum memory of the table, in bytes.
+    pub table_memory_bytes_max: u64,
+    /// Memory budget for answers that are being written.
+    pub answer_budget: AnswerBudget,
+    /// Open connections of clients and workers.
+    pub connections: ConnectionRegistry,
     /// Single permit for computing a digest of the whole table.
     pub digest_permit: Arc<Semaphore>,
     /// Single permit for writing a backup.
@@ -118,6 +139,31 @@ impl App {
         options: ProposeOptions,
     ) -> Result<(u64, Reply), HandlerError> {
         accepted(self.node.propose(encode(command), options).await?)
+    }
+
+    /// Checks that the table has memory for a body that adds tasks. Only the leader checks, before it proposes: what apply
+    /// judges must not depend on a machine.
+    pub fn check_table_memory(&self, body_bytes: usize) -> Result<(), Problem> {
+        let bound = self.table_memory_bytes_max;
+        let used = self.table_memory_bytes();
+        if used.saturating_add(body_bytes as u64) <= bound {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Code::QueueFull,
+            format!(
+                "the table takes {used} of the {bound} bytes of memory that this master has for it; nothing was done. Wait until \
+                 tasks are finished and forgotten, purge queues, or give the masters more memory (--max-memory-mib)"
+            ),
+        )
+        .with("bound", "memory")
+        .with("bytes_max", bound))
+    }
+
+    /// Returns an estimate of the memory of the table, in bytes.
+    pub fn table_memory_bytes(&self) -> u64 {
+        let table = self.table.read();
+        memory_limit::table_bytes(table.bytes(), table.counts().total())
     }
 
     /// Logs a reply that belongs to another command (a bug) and returns an error of unknown outcome.

@@ -1,24 +1,27 @@
 //! Reverse proxy to the leader: middleware that decides which node answers a request.
 //!
 //! A client may send its request to any node. A node that does not lead forwards the request to the leader and relays
-//! its response. If the leader changes, the node retries within the request's deadline. That is safe because every
-//! change carries a request id whose reply the table remembers. A worker is redirected instead, so that its heartbeats
-//! go straight to the leader.
+//! its response. If the leader changes, the node retries within the request's deadline. That is safe for a route that
+//! reads, that has the same effect when it is repeated, or whose reply the table remembers by the request id. A worker is
+//! redirected instead, so that its heartbeats go straight to the leader.
 //!
 //! # Invariants
 //!
+//! - The leader receives the path and the query byte for byte, so it matches the route that this node matched.
 //! - Forwarding never loops: a forwarded request is answered by a leader or refused.
-//! - A request whose outcome is unknown is retried under the same request id only.
+//! - A request whose outcome is unknown is retried under the same request id, and only on a route that is safe to repeat.
 
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
+use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 use triarch_raft::Leadership;
 
@@ -26,9 +29,11 @@ use crate::server::app::App;
 use crate::server::http::admission::MemoryReservation;
 use crate::server::http::body;
 use crate::server::http::body::BodyError;
+use crate::server::http::client_address::ClientAddress;
+use crate::server::http::forward_client::{ForwardFailure, ForwardedRequest};
 use crate::server::protocol::handler_error::Retryable;
 use crate::server::protocol::headers::{
-    CONSISTENCY, FORWARD, FORWARDED_BY, INDEX, LEADER, MIN_INDEX, REQUEST_ID,
+    CLIENT, CONSISTENCY, EXECUTED, FORWARD, FORWARDED_BY, INDEX, LEADER, MIN_INDEX, REQUEST_ID,
 };
 use crate::server::protocol::problem::{Code, Problem};
 use crate::server::protocol::query::{Query, WAIT_MS_MAX};
@@ -41,8 +46,30 @@ const SERVED_MIN: Duration = Duration::from_secs(2);
 /// Delay before a retry when leadership is not known to have changed.
 const RETRY_DELAY: Duration = Duration::from_millis(30);
 
-/// Middleware of client routes: admission, then the handler on the leader or forwarding.
+/// Whether a request may be executed again after an unknown outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    /// The second execution changes nothing more.
+    Safe,
+    /// The second execution would change something more.
+    Never,
+}
+
+/// Middleware of client routes that are safe to repeat: admission, then the handler on the leader or forwarding.
 pub async fn client(State(app): State<App>, request: Request, next: Next) -> Response {
+    admit_and_answer(&app, request, next, Repeat::Safe).await
+}
+
+/// Middleware of client routes that must not be repeated. Like [`client`], but an unknown outcome is the answer.
+pub async fn client_once(State(app): State<App>, request: Request, next: Next) -> Response {
+    let repeat = match mutated!(OnceRepeated) {
+        true => Repeat::Safe,
+        false => Repeat::Never,
+    };
+    admit_and_answer(&app, request, next, repeat).await
+}
+
+async fn admit_and_answer(app: &App, request: Request, next: Next, repeat: Repeat) -> Response {
     let long_poll = !wait_time(request.uri().query()).is_zero();
     let permit = match app.admission.admit(long_poll) {
         Ok(permit) => permit,
@@ -55,8 +82,8 @@ pub async fn client(State(app): State<App>, request: Request, next: Next) -> Res
         }
     };
     let reservation = app.admission.client_bodies().reserve();
-    let response = match buffer(&app, request, reservation).await {
-        Ok(request) => forward_or_handle(&app, request, next).await,
+    let response = match buffer(app, request, reservation).await {
+        Ok(request) => forward_or_handle(app, request, next, repeat).await,
         Err(problem) => problem.into_response(),
     };
     drop(permit);
@@ -167,7 +194,12 @@ fn is_visible(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-async fn forward_or_handle(app: &App, request: BufferedRequest, next: Next) -> Response {
+async fn forward_or_handle(
+    app: &App,
+    request: BufferedRequest,
+    next: Next,
+    repeat: Repeat,
+) -> Response {
     if asks_for_stale(&request.parts) {
         let mut response = next.run(request.to_request()).await;
         response
@@ -194,34 +226,47 @@ async fn forward_or_handle(app: &App, request: BufferedRequest, next: Next) -> R
                 match response.extensions().get::<Retryable>() {
                     None => return response,
                     Some(Retryable::NotExecuted) => {}
-                    Some(Retryable::OutcomeUnknown(why)) => unknown = Some(why.clone()),
+                    Some(Retryable::OutcomeUnknown(why)) => match repeat {
+                        Repeat::Safe => unknown = Some(why.clone()),
+                        Repeat::Never => return outcome_unknown(why).into_response(),
+                    },
                 }
                 if forwarded {
-                    return Problem::no_leader(
+                    let stopped = Problem::no_leader(
                         "this node lost leadership while it processed the request",
-                    )
-                    .into_response();
+                    );
+                    return match &unknown {
+                        Some(_) => stopped.into_response(),
+                        None => not_executed(stopped),
+                    };
                 }
             }
             Leadership::Following { .. } | Leadership::Unknown { .. } if forwarded => {
-                return Problem::no_leader(
+                return not_executed(Problem::no_leader(
                     "the request was forwarded to this node, which does not lead",
-                )
-                .into_response();
+                ));
             }
             Leadership::Following { .. } | Leadership::Unknown { .. } if never_forward => {
                 return redirect(app, &request.parts);
             }
             Leadership::Following { addr, leader, .. } => {
-                // The wait for a leader that hangs ends once another node leads.
-                let response = tokio::select! {
-                    response = forward(app, &addr, &request, deadline) => response,
-                    () = leader_change(&mut leadership, leader) => Err(ForwardError::OutcomeUnknown("the leader changed".into())),
+                let forwarding = forward(app, &addr, &request, deadline);
+                let response = match repeat {
+                    // The wait for a leader that hangs ends once another node leads.
+                    Repeat::Safe => tokio::select! {
+                        response = forwarding => response,
+                        () = leader_change(&mut leadership, leader) => Err(ForwardError::OutcomeUnknown("the leader changed".into())),
+                    },
+                    // The request itself may be what changes the leader, and the old one answers.
+                    Repeat::Never => forwarding.await,
                 };
-                match response {
-                    Ok(response) => return response,
-                    Err(ForwardError::NotExecuted) => {}
-                    Err(ForwardError::OutcomeUnknown(why)) => unknown = Some(why),
+                match (response, repeat) {
+                    (Ok(response), _) => return response,
+                    (Err(ForwardError::NotExecuted), _) => {}
+                    (Err(ForwardError::OutcomeUnknown(why)), Repeat::Safe) => unknown = Some(why),
+                    (Err(ForwardError::OutcomeUnknown(why)), Repeat::Never) => {
+                        return outcome_unknown(&why).into_response();
+                    }
                 }
             }
             Leadership::Unknown { .. } => {}
@@ -236,6 +281,26 @@ async fn forward_or_handle(app: &App, request: BufferedRequest, next: Next) -> R
         let pause = Instant::now() + RETRY_DELAY;
         let _ = timeout_at(pause.min(give_up_at), leadership.changed()).await;
     }
+}
+
+/// Builds the problem for a request that must not be repeated and whose outcome is unknown.
+fn outcome_unknown(why: &str) -> Problem {
+    Problem::new(
+        Code::Timeout,
+        format!(
+            "the outcome is unknown ({why}), and no master repeats this request, because a repeat may change something more; \
+             look at the state of the cluster before you send it again"
+        ),
+    )
+    .with("repeatable", false)
+}
+
+/// Marks a refusal to another node: the request was certainly not executed here.
+fn not_executed(problem: Problem) -> Response {
+    let mut response = problem.into_response();
+    let headers = response.headers_mut();
+    headers.insert(EXECUTED, HeaderValue::from_static("no"));
+    response
 }
 
 fn deadline_problem(parts: &Parts, unknown: Option<String>) -> Response {
@@ -290,10 +355,6 @@ async fn forward(
         headers,
         ..
     } = &request.parts;
-    let target = format!(
-        "http://{addr}{}",
-        uri.path_and_query().map_or("/", |path| path.as_str())
-    );
     let mut outgoing = HeaderMap::new();
     for name in [header::CONTENT_TYPE, header::ACCEPT, REQUEST_ID, MIN_INDEX] {
         if let Some(value) = headers.get(&name) {
@@ -301,21 +362,32 @@ async fn forward(
         }
     }
     outgoing.insert(FORWARDED_BY, HeaderValue::from(app.node_id));
+    let client = ClientAddress::of_request(&request.parts.extensions, headers);
+    if let Ok(client) = HeaderValue::from_str(&client.to_string()) {
+        outgoing.insert(CLIENT, client);
+    }
     if mutated!(RequestIdReplaced) {
         outgoing.remove(REQUEST_ID);
     }
-    let send = app
-        .forward_client
-        .request(method.clone(), target)
-        .headers(outgoing)
-        .body(request.body.clone())
-        .send();
-    let upstream = match timeout_at(deadline, send).await {
+    let forwarded = ForwardedRequest {
+        method: method.clone(),
+        path: uri
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/")),
+        headers: outgoing,
+        body: request.body.clone(),
+    };
+    // Held until the answer is here.
+    let Ok(Ok(_permit)) = timeout_at(deadline, app.forward_permits.acquire()).await else {
+        return Err(ForwardError::NotExecuted);
+    };
+    let upstream = match timeout_at(deadline, app.forward_client.send(addr, forwarded)).await {
         Ok(Ok(upstream)) => upstream,
-        Ok(Err(error)) if error.is_connect() => return Err(ForwardError::NotExecuted),
-        Ok(Err(error)) => {
+        Ok(Err(ForwardFailure::NotSent(_))) => return Err(ForwardError::NotExecuted),
+        Ok(Err(ForwardFailure::Broken(why))) => {
             return Err(ForwardError::OutcomeUnknown(format!(
-                "the connection to the leader broke: {error}"
+                "the connection to the leader broke: {why}"
             )));
         }
         Err(_) => {
@@ -330,29 +402,33 @@ async fn forward(
     let status = upstream.status();
     let disk_failed = status == StatusCode::INSUFFICIENT_STORAGE
         && !upstream.headers().contains_key(header::RETRY_AFTER);
+    let not_executed = upstream
+        .headers()
+        .get(EXECUTED)
+        .is_some_and(|value| value == "no");
+    if status == StatusCode::SERVICE_UNAVAILABLE && not_executed {
+        return Err(ForwardError::NotExecuted);
+    }
     if status == StatusCode::SERVICE_UNAVAILABLE || disk_failed {
         return Err(ForwardError::OutcomeUnknown(
             "leadership changed while the request was forwarded".into(),
         ));
     }
+    let (head, body) = upstream.into_parts();
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = upstream.status();
-    for (name, value) in upstream.headers() {
-        // Headers of one connection are not relayed.
-        if ![
-            header::CONNECTION,
-            header::TRANSFER_ENCODING,
-            header::CONTENT_LENGTH,
-            header::DATE,
-        ]
-        .contains(name)
-        {
-            response.headers_mut().insert(name.clone(), value.clone());
+    *response.status_mut() = head.status;
+    let is_head = *method == Method::HEAD;
+    for (name, value) in &head.headers {
+        // Headers of one connection are not relayed. The length is that of the relayed body, except for a response to
+        // `HEAD`, which has no body and states the length of the one that `GET` would give.
+        let own = name == header::CONTENT_LENGTH && !is_head;
+        if !own && ![header::CONNECTION, header::TRANSFER_ENCODING, header::DATE].contains(name) {
+            response.headers_mut().append(name.clone(), value.clone());
         }
     }
-    match timeout_at(deadline, upstream.bytes()).await {
+    match timeout_at(deadline, body.collect()).await {
         Ok(Ok(body)) => {
-            *response.body_mut() = Body::from(body);
+            *response.body_mut() = Body::from(body.to_bytes());
             Ok(response)
         }
         Ok(Err(error)) => Err(ForwardError::OutcomeUnknown(format!(
@@ -366,12 +442,14 @@ async fn forward(
 
 /// Returns the log index that the leader at `addr` has acknowledged, if it confirms that it leads.
 pub async fn leader_index(app: &App, addr: &str, deadline: Instant) -> Option<u64> {
-    let ask = app
-        .forward_client
-        .get(format!("http://{addr}/v1/cluster"))
-        .header(FORWARDED_BY, app.node_id)
-        .send();
-    let upstream = timeout_at(deadline, ask).await.ok()?.ok()?;
+    let ask = ForwardedRequest {
+        method: Method::GET,
+        path: PathAndQuery::from_static("/v1/cluster"),
+        headers: HeaderMap::from_iter([(FORWARDED_BY, HeaderValue::from(app.node_id))]),
+        body: Bytes::new(),
+    };
+    let asked = app.forward_client.send(addr, ask);
+    let upstream = timeout_at(deadline, asked).await.ok()?.ok()?;
     let index = upstream.headers().get(INDEX)?;
     let confirmed = upstream.status().is_success();
     confirmed
@@ -405,7 +483,7 @@ fn redirect(app: &App, parts: &Parts) -> Response {
 }
 
 fn asks_for_stale(parts: &Parts) -> bool {
-    parts.method == Method::GET
+    (parts.method == Method::GET || parts.method == Method::HEAD)
         && (mutated!(FollowerAnswersReads)
             || query(parts).is_some_and(|query| matches!(query.asks_for_stale(), Ok(true))))
 }

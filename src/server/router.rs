@@ -13,7 +13,8 @@ use axum::{Extension, Router};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::app::App;
-use super::http::{body, browser_guard, request_metrics};
+use super::http::client_address::ClientAddress;
+use super::http::{body, browser_guard, request_checks, request_metrics};
 use super::leader_proxy;
 use super::protocol::problem::{self, Code, Problem};
 use super::routes::{
@@ -21,7 +22,13 @@ use super::routes::{
     task_explain, task_logs, task_wait, tasks, workers,
 };
 
-/// Client routes. A follower forwards them to the leader.
+/// Client routes that change something a second time when they are repeated. A follower forwards them to the leader, once.
+fn once_routes() -> OpenApiRouter<App> {
+    cluster::once_routes().merge(bulk_tasks::once_routes())
+}
+
+/// Client routes that are safe to repeat. A follower forwards them to the leader, and to the next one after an unknown
+/// outcome.
 fn client_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(jobs::routes())
@@ -65,7 +72,11 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     )
 }
 
-/// Middleware that applies the browser guard to every route for clients and workers, the fallbacks included.
+/// Routes that only read, although their method is `POST`.
+const READ_POSTS: [&str; 1] = ["/v1/tasks/wait"];
+
+/// Middleware of every route for clients and workers, the fallbacks included: the browser guard, the checks of requests, and
+/// the budget for answers.
 async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
     let members = || {
         let nodes = app.node.status().nodes;
@@ -77,8 +88,11 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
         request.headers(),
         &app.host_names,
         members,
-    );
-    let mut response = match checked {
+    )
+    .and_then(|()| request_checks::check(request.uri(), request.headers()));
+    let client = ClientAddress::of_request(request.extensions(), request.headers());
+    let is_read = request.method() == Method::GET || READ_POSTS.contains(&request.uri().path());
+    let response = match checked {
         Ok(()) => next.run(request).await,
         Err(problem) => {
             let (parts, body) = request.into_parts();
@@ -88,6 +102,7 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
             problem.into_response()
         }
     };
+    let mut response = app.answer_budget.count(response, client, is_read).await;
     browser_guard::harden(response.headers_mut());
     response
 }
@@ -112,12 +127,15 @@ pub fn guard_peers(routes: Router) -> Router {
 pub fn build(app: App) -> anyhow::Result<Router> {
     let client_routes =
         client_routes().route_layer(from_fn_with_state(app.clone(), leader_proxy::client));
+    let once_routes =
+        once_routes().route_layer(from_fn_with_state(app.clone(), leader_proxy::client_once));
     let worker_routes =
         worker_routes().route_layer(from_fn_with_state(app.clone(), leader_proxy::worker));
     let without_body = from_fn_with_state(app.clone(), leader_proxy::without_body);
     let (routes, description) = local_routes()
         .route_layer(without_body.clone())
         .merge(client_routes)
+        .merge(once_routes)
         .merge(worker_routes)
         .split_for_parts();
     let document = openapi::serialize(&openapi::complete(description))

@@ -18,10 +18,17 @@ use triarch_raft::{BootstrapMode, Checkpoint, Leadership, NodeConfig, TransferRe
 use triarch_table::Frozen;
 use triarch_table::snapshot::DIGEST_FORMAT;
 
-use super::app::{App, AppState, EVENT_STREAMS_MAX, RequestLimits};
+use super::app::{
+    App, AppState, CLIENT_EVENT_STREAMS_MAX, CLIENT_WAITERS_MAX, EVENT_STREAMS_MAX, RequestLimits,
+};
 use super::http::admission::AdmissionControl;
+use super::http::answer_budget::AnswerBudget;
 use super::http::browser_guard::HostNames;
+use super::http::connection_bounds::{self, ConnectionBounds};
+use super::http::connection_registry::ConnectionRegistry;
+use super::http::forward_client::ForwardClient;
 use super::http::request_metrics::RequestMetrics;
+use super::http::shared_pool::SharedPool;
 use super::http::{listen_address, listener};
 use super::options::{ServerOptions, Timing};
 use super::router;
@@ -32,6 +39,7 @@ use crate::log_writer;
 use crate::panic_exit;
 use crate::signals::{Signals, refuse_oversized_writes};
 use crate::state_machine::{SharedTable, TableStateMachine};
+use crate::waiters::WAITERS_MAX;
 
 /// Nice value of the request threads. With too few processors for both runtimes, requests may wait; a Raft heartbeat
 /// that waits costs an election.
@@ -92,6 +100,7 @@ fn build_runtime(
 
 async fn serve(options: ServerOptions, consensus: Handle) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen().context("cannot set up signals")?;
+    let bounds = connection_bounds::detect(options.limits.connections_max);
     let (listener, replica) = tokio::select! {
         started = start(&options, &consensus) => started?,
         name = signals.stop() => {
@@ -101,8 +110,8 @@ async fn serve(options: ServerOptions, consensus: Handle) -> anyhow::Result<Exit
     };
     let node = replica.node.clone();
     let shutdown = CancellationToken::new();
-    let app = build_app(&options, replica, shutdown.clone())?;
-    let clients = serve_connections(&options, listener, app, &consensus)?;
+    let app = build_app(&options, replica, bounds, shutdown.clone());
+    let clients = serve_connections(listener, app, bounds, &consensus)?;
     tracing::info!(node = options.id, listen = %options.listen, data_dir = %options.data_dir.display(), "this master is up");
 
     tokio::select! {
@@ -227,21 +236,19 @@ async fn compute_digests(node: TableNode, mut checkpoints: mpsc::Receiver<Frozen
 fn build_app(
     options: &ServerOptions,
     replica: Replica,
+    bounds: ConnectionBounds,
     shutdown: CancellationToken,
-) -> anyhow::Result<App> {
+) -> App {
+    let client_max = options.limits.client_connections_max;
+    // One address alone cannot take all places.
+    let client_max = client_max.unwrap_or(bounds.clients.div_ceil(4) * 3);
+    let connections = ConnectionRegistry::new(bounds.clients, client_max);
     let Replica { node, table, clock } = replica;
     let lease_timing = LeaseTiming {
         heartbeat_ms: (options.lease_ms / 5).max(10),
         lease_ms: options.lease_ms,
     };
-    let forward_client = reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(1))
-        .pool_idle_timeout(Duration::from_secs(10))
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .build()
-        .context("cannot create the HTTP client that forwards requests")?;
-    Ok(App::new(AppState {
+    App::new(AppState {
         node_id: options.id,
         lead: leader::track_leadership(
             node.clone(),
@@ -252,10 +259,15 @@ fn build_app(
         node,
         table,
         clock,
-        forward_client,
+        forward_client: ForwardClient::new(),
+        forward_permits: Arc::new(Semaphore::new(bounds.forwards)),
         lease_timing,
         limits: RequestLimits::default(),
-        event_streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
+        event_places: SharedPool::new(EVENT_STREAMS_MAX, CLIENT_EVENT_STREAMS_MAX),
+        wait_places: SharedPool::new(WAITERS_MAX, CLIENT_WAITERS_MAX),
+        table_memory_bytes_max: options.limits.table_memory_bytes_max,
+        answer_budget: AnswerBudget::new(options.limits.answer_memory_bytes_max),
+        connections,
         digest_permit: Arc::new(Semaphore::new(1)),
         backup_permit: Arc::new(Semaphore::new(1)),
         disk_usage_permit: Arc::new(Semaphore::new(1)),
@@ -264,7 +276,7 @@ fn build_app(
         request_metrics: Arc::new(RequestMetrics::default()),
         data_dir: options.data_dir.clone().into(),
         shutdown,
-    }))
+    })
 }
 
 fn host_names(options: &ServerOptions) -> HostNames {
@@ -278,12 +290,12 @@ fn host_names(options: &ServerOptions) -> HostNames {
 
 /// Accepts connections on the consensus runtime, and serves those of clients and workers on this one.
 fn serve_connections(
-    options: &ServerOptions,
     listener: TcpListener,
     app: App,
+    bounds: ConnectionBounds,
     consensus: &Handle,
 ) -> anyhow::Result<JoinHandle<()>> {
-    let connections_max = listener::client_connections_max(options.limits.connections_max);
+    let registry = app.connections.clone();
     let (hand_off, streams) = mpsc::channel(listener::HANDOFF_QUEUE_LEN);
     let request_metrics = Arc::clone(&app.request_metrics);
     let shutdown = app.shutdown.clone();
@@ -291,6 +303,8 @@ fn serve_connections(
         listener,
         router::guard_peers(app.node.routes()),
         hand_off,
+        bounds,
+        registry.clone(),
         Arc::clone(&request_metrics),
         CancellationToken::new(),
     ));
@@ -298,7 +312,7 @@ fn serve_connections(
         streams,
         router::build(app)?,
         request_metrics,
-        connections_max,
+        registry,
         shutdown,
     )))
 }

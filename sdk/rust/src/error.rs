@@ -16,8 +16,8 @@ pub enum Error {
     /// The cluster refused the call, so it changed nothing.
     #[error("{0}")]
     Api(Box<Problem>),
-    /// The time ran out after the call had been sent: it may or may not have taken effect. Repeating it with the same
-    /// request id is safe.
+    /// No answer came after the call had been sent: it may or may not have taken effect. Repeating it with the same
+    /// request id is safe. A change without a request id is not repeated: look at its effect first.
     #[error(
         "no answer within {deadline_ms} ms, so the outcome is unknown{}: {}",
         again(request_id),

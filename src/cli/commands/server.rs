@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use crate::cli::address::{check_listen, host_name, host_port};
 use crate::cli::error::usage_error;
 use crate::cli::logging::LogArgs;
-use crate::server::{ServerLimits, ServerOptions, Timing};
+use crate::server::{MemoryBounds, ServerLimits, ServerOptions, Timing, memory_limit};
 
 /// Runs one master
 #[derive(Debug, Args)]
@@ -99,6 +99,15 @@ pub struct ServerArgs {
         help_heading = "Bounds"
     )]
     max_connections: u32,
+    /// Maximum open connections of one client address; idle ones are closed for new ones [default: three quarters of
+    /// --max-connections]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        help_heading = "Bounds"
+    )]
+    max_connections_per_client: Option<u32>,
     /// Maximum concurrent client requests, long polls not counted; more are refused with 429
     #[arg(
         long,
@@ -109,16 +118,34 @@ pub struct ServerArgs {
         help_heading = "Bounds"
     )]
     max_requests: u32,
-    /// Maximum memory in MiB for the bodies of client requests; bodies that do not fit are refused with 429
+    /// Memory in MiB that this node may use: three eighths of it, at most 4 GiB, are for the table, and tasks beyond are
+    /// refused with 429 [default: the limit of the control group, or the memory of the machine]
+    #[arg(
+        long,
+        value_name = "MIB",
+        value_parser = clap::value_parser!(u64).range(64..=16_777_216),
+        help_heading = "Bounds"
+    )]
+    max_memory_mib: Option<u64>,
+    /// Maximum memory in MiB for the bodies of client requests; bodies that do not fit are refused with 429 [default: a
+    /// sixteenth of --max-memory-mib, at most 256]
     #[arg(
         long,
         alias = "bodies-mib",
         value_name = "MIB",
-        default_value_t = 256,
         value_parser = clap::value_parser!(u32).range(1..=65_536),
         help_heading = "Bounds"
     )]
-    max_body_memory_mib: u32,
+    max_body_memory_mib: Option<u32>,
+    /// Maximum memory in MiB for answers that clients have not read yet; reads whose answer does not fit are refused with
+    /// 429 [default: a sixteenth of --max-memory-mib, at most 256]
+    #[arg(
+        long,
+        value_name = "MIB",
+        value_parser = clap::value_parser!(u32).range(1..=65_536),
+        help_heading = "Bounds"
+    )]
+    max_answer_memory_mib: Option<u32>,
     /// Free disk space in MiB below which this node accepts no writes until there is space again [default: 5 % of the
     /// disk, at least 8 and at most 64]
     #[arg(
@@ -194,6 +221,14 @@ impl ServerArgs {
                 timing.election_min_ms, timing.heartbeat_ms
             ));
         }
+        let memory_bytes = self.max_memory_mib.map(|mib| mib << 20);
+        let memory_bytes = memory_bytes.or_else(memory_limit::detect);
+        // Where neither is known, the fixed bounds apply.
+        let memory = MemoryBounds::within(memory_bytes.unwrap_or(u64::MAX));
+        let bytes = |mib: Option<u32>, default: u64| {
+            let bytes = mib.map_or(default, |mib| u64::from(mib) << 20);
+            usize::try_from(bytes).unwrap_or(usize::MAX)
+        };
         Ok(ServerOptions {
             id: self.id,
             listen,
@@ -208,8 +243,11 @@ impl ServerArgs {
             event_history: self.event_history as usize,
             limits: ServerLimits {
                 connections_max: self.max_connections as usize,
+                client_connections_max: self.max_connections_per_client.map(|max| max as usize),
                 requests_max: self.max_requests as usize,
-                body_memory_bytes_max: (self.max_body_memory_mib as usize) << 20,
+                body_memory_bytes_max: bytes(self.max_body_memory_mib, memory.body_bytes_max),
+                answer_memory_bytes_max: bytes(self.max_answer_memory_mib, memory.answer_bytes_max),
+                table_memory_bytes_max: memory.table_bytes_max,
             },
             digest_interval: self.digest_interval,
             min_free_disk_bytes: self.min_free_disk_mib.map(|mib| mib << 20),

@@ -178,6 +178,7 @@ impl TaskArgs {
                     worker,
                     limit,
                     after,
+                    fields: None,
                     consistency: None,
                 };
                 if page.watch {

@@ -23,18 +23,27 @@ const BUDGET_UNIT_BYTES: usize = 4 << 10;
 pub struct ServerLimits {
     /// Maximum open connections of clients and workers.
     pub connections_max: usize,
+    /// Maximum open connections of one client address. `None`: three quarters of the bound above.
+    pub client_connections_max: Option<usize>,
     /// Maximum concurrent client requests, long polls not counted.
     pub requests_max: usize,
     /// Maximum memory for the bodies of client requests that arrive or are in progress, in bytes.
     pub body_memory_bytes_max: usize,
+    /// Maximum memory for answers that are being written, in bytes.
+    pub answer_memory_bytes_max: usize,
+    /// Maximum memory of the table, in bytes. Beyond it the leader takes no more tasks.
+    pub table_memory_bytes_max: u64,
 }
 
 impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections_max: 20_000,
+            client_connections_max: None,
             requests_max: 4_096,
             body_memory_bytes_max: 256 << 20,
+            answer_memory_bytes_max: 256 << 20,
+            table_memory_bytes_max: 4 << 30,
         }
     }
 }
@@ -215,9 +224,9 @@ mod tests {
     #[test]
     fn dropped_permits_and_reservations_free_their_share_of_the_bounds() {
         let admission = AdmissionControl::new(&ServerLimits {
-            connections_max: 1,
             requests_max: 1,
             body_memory_bytes_max: 16 << 10,
+            ..ServerLimits::default()
         });
         let permit = admission.admit(false).expect("the only one");
         assert_eq!(admission.admit(false).err(), Some(ShedReason::Requests));

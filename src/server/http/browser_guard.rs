@@ -27,14 +27,13 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use parking_lot::RwLock;
 
+use crate::server::protocol::headers::OWN_HEADER_PREFIX;
 use crate::server::protocol::problem::{Code, Problem};
 
 const SEC_FETCH_PREFIX: &str = "sec-fetch-";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
-/// Prefix of the headers of this interface. A browser sends such a header across sites only after a preflight.
-const OWN_HEADER_PREFIX: &str = "triarch-";
 /// Routes that load balancers and orchestrators request under host names of their own.
 pub const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 

@@ -4,17 +4,22 @@
 //! requests therefore delays a Raft heartbeat. A connection is classified by the path of its first request, because
 //! nodes only ever request `/raft/…`.
 
+use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::http::HeaderMap;
-use hyper::body::Incoming;
+use axum::body::Body;
+use axum::http::{HeaderMap, Uri};
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -22,21 +27,29 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::server::http::browser_guard;
-use crate::server::http::request_metrics::RequestMetrics;
-use crate::server::http::slow_client::SlowClientGuard;
+use crate::server::http::client_address::ClientAddress;
+use crate::server::http::connection_bounds::ConnectionBounds;
+use crate::server::http::connection_registry::{
+    BusyConnection, ConnectionRegistry, OpenClientConnection, TooManyConnections,
+};
+use crate::server::http::request_metrics::{self, RequestMetrics};
+use crate::server::http::slow_client::{InputEnd, RequestInProgress, SlowClientGuard};
+use crate::server::protocol::headers::EXECUTED;
 use crate::server::protocol::problem::{Code, PROBLEM_JSON, Problem};
 
-/// Maximum number of connections that are not classified yet or wait to be handed off.
-const UNCLASSIFIED_CONNECTIONS_MAX: usize = 20_000;
-/// File descriptors reserved for other nodes, the log, and this node's own requests.
-const RESERVED_FILE_DESCRIPTORS: u64 = 512;
+/// Minimum age of an unclassified connection that may be closed for a new one.
+const UNCLASSIFIED_AGE_MIN: Duration = Duration::from_millis(200);
+/// Delay before the acceptor looks for room again.
+const UNCLASSIFIED_RETRY_DELAY: Duration = Duration::from_millis(10);
+/// Maximum time for the first byte of a connection.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of concurrent rejections with a response; more connections are closed without one.
 const REJECTIONS_MAX: usize = 256;
 /// Maximum time for one rejection.
 const REJECTION_TIMEOUT: Duration = Duration::from_secs(1);
-/// Maximum number of open connections of other nodes.
-const PEER_CONNECTIONS_MAX: usize = 1_000;
-/// Maximum time without a request, before the first and between two.
+/// Maximum time for an idle connection to close after it was asked to.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum time between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Length of the queue from the acceptor to the runtime for requests.
 pub const HANDOFF_QUEUE_LEN: usize = 1_024;
@@ -44,6 +57,8 @@ pub const HANDOFF_QUEUE_LEN: usize = 1_024;
 const HANDOFF_TIMEOUT: Duration = Duration::from_secs(5);
 /// Delay after a failed accept (out of file descriptors), so that the loop does not spin.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Minimum time between two log lines about failed accepts.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Number of bytes of a request line that show the beginning of its path.
 const PEEK_BYTES: usize = 16;
@@ -52,34 +67,96 @@ const PEEK_BYTES: usize = 16;
 const PEEK_DELAY_MIN: Duration = Duration::from_millis(1);
 const PEEK_DELAY_MAX: Duration = Duration::from_millis(512);
 
+/// Connections that have not shown what they are, by age.
+#[derive(Debug, Default)]
+struct Unclassified {
+    next_id: u64,
+    by_age: BTreeMap<u64, (Instant, CancellationToken)>,
+}
+
+/// Entry of an unclassified connection. Removed on drop.
+struct UnclassifiedEntry {
+    all: Arc<Mutex<Unclassified>>,
+    id: u64,
+    closed: CancellationToken,
+}
+
+impl UnclassifiedEntry {
+    fn add(all: &Arc<Mutex<Unclassified>>) -> Self {
+        let mut known = all.lock();
+        let (id, closed) = (known.next_id, CancellationToken::new());
+        known.next_id += 1;
+        known.by_age.insert(id, (Instant::now(), closed.clone()));
+        drop(known);
+        Self {
+            all: Arc::clone(all),
+            id,
+            closed,
+        }
+    }
+}
+
+impl Drop for UnclassifiedEntry {
+    fn drop(&mut self) {
+        self.all.lock().by_age.remove(&self.id);
+    }
+}
+
+/// Waits until there is room for one more unclassified connection. A silent one is closed for it, the oldest first.
+async fn unclassified_room(all: &Mutex<Unclassified>, max: usize, metrics: &RequestMetrics) {
+    loop {
+        {
+            let mut known = all.lock();
+            if known.by_age.len() < max {
+                return;
+            }
+            let oldest = known.by_age.first_entry();
+            if let Some(oldest) =
+                oldest.filter(|entry| entry.get().0.elapsed() >= UNCLASSIFIED_AGE_MIN)
+            {
+                oldest.remove().1.cancel();
+                metrics.clients.refused.add(1);
+                return;
+            }
+        }
+        tokio::time::sleep(UNCLASSIFIED_RETRY_DELAY).await;
+    }
+}
+
 /// Accepts connections until `stop`. Runs on the consensus runtime; clients' connections go to `clients`.
 pub async fn accept(
     listener: TcpListener,
     peers: Router,
     clients: mpsc::Sender<std::net::TcpStream>,
+    bounds: ConnectionBounds,
+    registry: ConnectionRegistry,
     metrics: Arc<RequestMetrics>,
     stop: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX));
-    let unclassified = Arc::new(Semaphore::new(UNCLASSIFIED_CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(bounds.peers));
+    let unclassified = Arc::new(Mutex::new(Unclassified::default()));
+    let mut logged: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = async {
+                unclassified_room(&unclassified, bounds.unclassified, &metrics).await;
+                listener.accept().await
+            } => accepted,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                let closed_idle = registry.close_idle();
+                if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL) {
+                    logged = Some(Instant::now());
+                    tracing::warn!(%error, closed_idle, "cannot accept a connection, so idle ones are closed; it is tried again");
+                }
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 continue;
             }
         };
-        let Ok(unclassified_permit) = Arc::clone(&unclassified).try_acquire_owned() else {
-            metrics.clients.refused.add(1);
-            tracing::warn!("too many new connections at once, closing one");
-            continue;
-        };
+        let entry = UnclassifiedEntry::add(&unclassified);
         let (peers, clients, metrics, permits, stop) = (
             peers.clone(),
             clients.clone(),
@@ -89,17 +166,21 @@ pub async fn accept(
         );
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
-            let peer = match tokio::time::timeout(IDLE_TIMEOUT, is_peer(&stream)).await {
+            let peer = tokio::select! {
+                peer = tokio::time::timeout(FIRST_BYTE_TIMEOUT, is_peer(&stream)) => peer,
+                () = entry.closed.cancelled() => return,
+            };
+            let peer = match peer {
                 Ok(Ok(peer)) => peer,
                 // No byte came in time, or the connection is gone.
                 Ok(Err(_)) | Err(_) => return,
             };
             if peer {
-                drop(unclassified_permit);
+                drop(entry);
                 match permits.try_acquire() {
                     Ok(_permit) => {
                         let _open = metrics.peers.open();
-                        serve(stream, peers, stop).await;
+                        serve(stream, peers, None, stop).await;
                     }
                     Err(_) => metrics.peers.refused.add(1),
                 }
@@ -110,7 +191,7 @@ pub async fn accept(
                 if !matches!(handed_off.await, Ok(Ok(()))) {
                     metrics.clients.refused.add(1);
                 }
-                drop(unclassified_permit);
+                drop(entry);
             }
         });
     }
@@ -148,10 +229,9 @@ pub async fn serve_clients(
     mut streams: mpsc::Receiver<std::net::TcpStream>,
     clients: Router,
     metrics: Arc<RequestMetrics>,
-    connections_max: usize,
+    registry: ConnectionRegistry,
     stop: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(connections_max));
     let rejections = Arc::new(Semaphore::new(REJECTIONS_MAX));
     let mut rejecting = false;
     let open = TaskTracker::new();
@@ -164,30 +244,34 @@ pub async fn serve_clients(
         let Ok(stream) = TcpStream::from_std(stream) else {
             continue;
         };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            metrics.clients.refused.add(1);
-            // Logged once each time it begins, not once for each of thousands of connections.
-            if !std::mem::replace(&mut rejecting, true) {
-                tracing::warn!(
-                    bound = connections_max,
-                    "too many connections: refusing new ones"
-                );
-            }
-            if let Ok(rejection_permit) = Arc::clone(&rejections).try_acquire_owned() {
-                tokio::spawn(async move {
-                    let rejection = reject(stream, connections_max);
-                    let _ = tokio::time::timeout(REJECTION_TIMEOUT, rejection).await;
-                    drop(rejection_permit);
-                });
-            }
+        // A connection without an address has ended already.
+        let Ok(peer) = stream.peer_addr() else {
             continue;
+        };
+        let client = ClientAddress::of_peer(peer);
+        let connection = match registry.admit(client) {
+            Ok(connection) => connection,
+            Err(bound) => {
+                metrics.clients.refused.add(1);
+                // Logged once each time it begins, not once for each of thousands of connections.
+                if !std::mem::replace(&mut rejecting, true) {
+                    tracing::warn!(%client, ?bound, "too many connections: refusing new ones");
+                }
+                if let Ok(rejection_permit) = Arc::clone(&rejections).try_acquire_owned() {
+                    tokio::spawn(async move {
+                        let rejection = reject(stream, bound);
+                        let _ = tokio::time::timeout(REJECTION_TIMEOUT, rejection).await;
+                        drop(rejection_permit);
+                    });
+                }
+                continue;
+            }
         };
         rejecting = false;
         let (clients, metrics, stop) = (clients.clone(), Arc::clone(&metrics), stop.clone());
         open.spawn(async move {
             let _open = metrics.clients.open();
-            serve(stream, clients, stop).await;
-            drop(permit);
+            serve(stream, clients, Some(Arc::new(connection)), stop).await;
         });
     }
     open.close();
@@ -196,13 +280,19 @@ pub async fn serve_clients(
 
 /// Sends a problem, and lingers until the client has read it. Closing on unread bytes would reset the connection and
 /// discard the response.
-async fn reject(mut stream: TcpStream, connections_max: usize) -> std::io::Result<()> {
-    let problem = Problem::new(
-        Code::Unavailable,
-        format!(
-            "{connections_max} connections are open on this node, its limit; use another node, or retry later"
+async fn reject(mut stream: TcpStream, bound: TooManyConnections) -> std::io::Result<()> {
+    let detail = match bound {
+        TooManyConnections::All(max) => {
+            format!(
+                "{max} connections are open on this node, its limit; use another node, or retry later"
+            )
+        }
+        TooManyConnections::Client(max) => format!(
+            "{max} connections from your address are open on this node, its limit for one; close some, use another node, or retry \
+             later"
         ),
-    );
+    };
+    let problem = Problem::new(Code::Unavailable, detail);
     let body = problem.to_json().to_string();
     let mut headers = HeaderMap::new();
     browser_guard::harden(&mut headers);
@@ -212,7 +302,7 @@ async fn reject(mut stream: TcpStream, connections_max: usize) -> std::io::Resul
         .collect();
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\n\
-         retry-after: 1\r\nconnection: close\r\n{hardening}\r\n{body}",
+         retry-after: 1\r\n{EXECUTED}: no\r\nconnection: close\r\n{hardening}\r\n{body}",
         body.len()
     );
     stream.write_all(answer.as_bytes()).await?;
@@ -222,42 +312,51 @@ async fn reject(mut stream: TcpStream, connections_max: usize) -> std::io::Resul
     Ok(())
 }
 
-/// Returns the maximum number of client connections within the file descriptor limit, after raising it as far as
-/// allowed.
-pub fn client_connections_max(wanted: usize) -> usize {
-    let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return wanted;
-    };
-    let needed = (wanted as u64)
-        .saturating_add(RESERVED_FILE_DESCRIPTORS)
-        .min(most);
-    let files = if now >= needed || setrlimit(Resource::RLIMIT_NOFILE, needed, most).is_err() {
-        now
-    } else {
-        needed
-    };
-    let possible = files
-        .saturating_sub(RESERVED_FILE_DESCRIPTORS)
-        .max(files / 2);
-    let possible = usize::try_from(possible).unwrap_or(usize::MAX);
-    if possible < wanted {
-        tracing::warn!(
-            wanted,
-            possible,
-            "this process may open only {files} files (ulimit -n), so it accepts fewer connections; raise the limit"
-        );
+/// Returns what the end of a client's input means in the middle of this request. A long poll, a stream and a message
+/// between nodes end with their client; a short request is answered all the same.
+fn input_end(uri: &Uri) -> InputEnd {
+    let path = uri.path();
+    let held = request_metrics::is_long_poll(uri.query())
+        || path.ends_with("/poll")
+        || path.starts_with("/raft/")
+        || ["/v1/events", "/v1/cluster/backup"].contains(&path);
+    match held {
+        true => InputEnd::ClientGone,
+        false => InputEnd::ClientReads,
     }
-    wanted.min(possible)
 }
 
-async fn serve(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn serve(
+    stream: TcpStream,
+    router: Router,
+    client: Option<Arc<OpenClientConnection>>,
+    stop: CancellationToken,
+) {
     let (stream, head_tracker) = SlowClientGuard::new(stream);
     let router = TowerToHyperService::new(router);
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let close = client
+        .as_ref()
+        .map_or_else(CancellationToken::new, |client| {
+            client.close_token().clone()
+        });
+    let tracker = head_tracker.clone();
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let (router, head_tracker) = (router.clone(), head_tracker.clone());
+        let in_progress = InProgress {
+            _request: head_tracker.head_complete(input_end(request.uri())),
+            _connection: client.as_ref().map(|client| client.busy()),
+        };
+        if let Some(client) = &client {
+            request.extensions_mut().insert(client.client());
+        }
         async move {
-            let _in_progress = head_tracker.head_complete();
-            router.call(request).await
+            let response = router.call(request).await;
+            response.map(|response| {
+                response.map(|body| TrackedBody {
+                    body,
+                    _in_progress: in_progress,
+                })
+            })
         }
     });
     let connection = http1::Builder::new()
@@ -272,9 +371,50 @@ async fn serve(stream: TcpStream, router: Router, stop: CancellationToken) {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = close.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(CLOSE_TIMEOUT, connection.as_mut()).await {
+                Ok(ended) => ended,
+                // A part of a head came, and no more.
+                Err(_) if tracker.awaits_head() => return,
+                Err(_) => connection.await,
+            }
+        }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended during a request");
+    }
+}
+
+/// Guards of a request until the last byte of its response is taken.
+struct InProgress {
+    _request: RequestInProgress,
+    _connection: Option<BusyConnection>,
+}
+
+/// Response body that holds the guards of its request.
+struct TrackedBody {
+    body: Body,
+    _in_progress: InProgress,
+}
+
+impl hyper::body::Body for TrackedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        hyper::body::Body::poll_frame(Pin::new(&mut self.body), context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        hyper::body::Body::is_end_stream(&self.body)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        hyper::body::Body::size_hint(&self.body)
     }
 }
 
@@ -284,6 +424,21 @@ mod tests {
 
     /// Longer than the test takes on any machine, and shorter than a client's timeout.
     const DEADLINE: Duration = Duration::from_secs(4);
+
+    #[tokio::test]
+    async fn a_silent_connection_is_closed_for_a_new_one() {
+        let metrics = RequestMetrics::default();
+        let all = Arc::new(Mutex::new(Unclassified::default()));
+        let first = UnclassifiedEntry::add(&all);
+        let second = UnclassifiedEntry::add(&all);
+        let waited = tokio::time::timeout(DEADLINE, unclassified_room(&all, 2, &metrics)).await;
+        assert!(waited.is_ok() && first.closed.is_cancelled() && !second.closed.is_cancelled());
+        assert_eq!(metrics.clients.refused.get(), 1);
+        drop(second);
+        unclassified_room(&all, 1, &metrics).await;
+        drop(first);
+        assert!(all.lock().by_age.is_empty());
+    }
 
     #[tokio::test]
     async fn simultaneous_connections_are_all_handed_off_when_the_queue_is_short() {
@@ -297,6 +452,8 @@ mod tests {
             listener,
             Router::new(),
             hand_off,
+            ConnectionBounds::within(CONNECTIONS, 1_024),
+            ConnectionRegistry::new(CONNECTIONS, CONNECTIONS),
             Arc::clone(&metrics),
             stop.clone(),
         ));
@@ -327,7 +484,7 @@ mod tests {
         let address = listener.local_addr().expect("it is bound");
         let mut client = TcpStream::connect(address).await.expect("it listens");
         let (stream, _) = listener.accept().await.expect("a connection");
-        let refusal = tokio::spawn(reject(stream, 7));
+        let refusal = tokio::spawn(reject(stream, TooManyConnections::All(7)));
         let mut answer = vec![0; 4_096];
         let mut length = 0;
         let read = async {

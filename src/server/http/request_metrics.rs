@@ -172,7 +172,8 @@ pub async fn record(
     response
 }
 
-fn is_long_poll(query: Option<&str>) -> bool {
+/// Returns whether the query asks to hold the response.
+pub fn is_long_poll(query: Option<&str>) -> bool {
     Query::parse_any(query).is_some_and(|query| {
         ["wait_ms", "follow_ms"]
             .into_iter()

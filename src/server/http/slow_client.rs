@@ -9,16 +9,19 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 /// Maximum time for a head to arrive, from its first byte on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum time for the client to take any byte of a response.
+/// Maximum time for the client to take a part of a response that waits for it.
 const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Size of that part in bytes. A client that takes less in that time holds memory at no cost to itself.
+const WRITE_PROGRESS_BYTES_MIN: usize = 64 << 10;
 
 /// A connection with slow-client protection.
 pub struct SlowClientGuard<S> {
@@ -28,8 +31,14 @@ pub struct SlowClientGuard<S> {
     complete: usize,
     /// Runs from the first byte of a head until it is complete.
     head_timer: Option<Pin<Box<Sleep>>>,
-    /// Runs while nothing can be written.
+    /// Runs while a response waits for the client.
     write_timer: Option<Pin<Box<Sleep>>>,
+    /// Bytes written since the timer began.
+    written_bytes: usize,
+    /// Whether bytes were written that are not known to be with the system.
+    unflushed: bool,
+    /// Whether the client has ended its input, which is held back until its request is answered.
+    input_ended: bool,
     head_timeout: Duration,
     write_stall_timeout: Duration,
 }
@@ -44,20 +53,51 @@ struct HeadCounts {
     complete: AtomicUsize,
     /// Number of requests in progress.
     in_progress: AtomicUsize,
+    /// Number of those that are answered although the client has ended its input.
+    outlive_input: AtomicUsize,
+    /// Waker of the reader that the end of input is held back from.
+    reader: Mutex<Option<Waker>>,
+}
+
+/// Reaction to a client that ends its input before its request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputEnd {
+    /// The client still reads: it may have shut down its sending side only.
+    ClientReads,
+    /// The client has gone. A long poll or a stream must not outlive it.
+    ClientGone,
 }
 
 /// Guard of a request in progress. See [`HeadTracker::head_complete`].
-pub struct RequestInProgress(HeadTracker);
+pub struct RequestInProgress {
+    tracker: HeadTracker,
+    input_end: InputEnd,
+}
 
 impl HeadTracker {
     /// Records that a head is complete. No other head is awaited until the returned guard is dropped.
-    pub fn head_complete(&self) -> RequestInProgress {
+    pub fn head_complete(&self, input_end: InputEnd) -> RequestInProgress {
         self.0.complete.fetch_add(1, Ordering::Relaxed);
         self.0.in_progress.fetch_add(1, Ordering::Relaxed);
-        RequestInProgress(self.clone())
+        if input_end == InputEnd::ClientReads {
+            self.0.outlive_input.fetch_add(1, Ordering::Relaxed);
+        }
+        RequestInProgress {
+            tracker: self.clone(),
+            input_end,
+        }
     }
 
-    fn awaits_head(&self) -> bool {
+    /// Returns whether the end of input must wait for an answer, whose end wakes the reader.
+    fn holds_back_input_end(&self, context: &Context<'_>) -> bool {
+        let mut reader = self.0.reader.lock();
+        let answering = self.0.outlive_input.load(Ordering::Relaxed) > 0;
+        *reader = answering.then(|| context.waker().clone());
+        answering
+    }
+
+    /// Returns whether no request is in progress.
+    pub fn awaits_head(&self) -> bool {
         self.0.in_progress.load(Ordering::Relaxed) == 0
     }
 
@@ -68,7 +108,15 @@ impl HeadTracker {
 
 impl Drop for RequestInProgress {
     fn drop(&mut self) {
-        self.0.0.in_progress.fetch_sub(1, Ordering::Relaxed);
+        let counts = &self.tracker.0;
+        counts.in_progress.fetch_sub(1, Ordering::Relaxed);
+        if self.input_end == InputEnd::ClientReads {
+            let mut reader = counts.reader.lock();
+            counts.outlive_input.fetch_sub(1, Ordering::Relaxed);
+            if let Some(reader) = reader.take() {
+                reader.wake();
+            }
+        }
     }
 }
 
@@ -94,21 +142,30 @@ impl<S> SlowClientGuard<S> {
             complete: 0,
             head_timer: None,
             write_timer: None,
+            written_bytes: 0,
+            unflushed: false,
+            input_ended: false,
             head_timeout,
             write_stall_timeout,
         };
         (guarded, head_tracker)
     }
 
-    /// Bounds the time that a write makes no progress.
-    fn bound_stall<T>(
+    /// Bounds the time that a write makes too little progress.
+    fn bound_stall(
         &mut self,
         context: &mut Context<'_>,
-        done: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if done.is_ready() {
-            self.write_timer = None;
+        done: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = &done {
+            self.written_bytes += written.as_ref().copied().unwrap_or(0);
+            if self.written_bytes >= WRITE_PROGRESS_BYTES_MIN {
+                self.write_timer = None;
+            }
             return done;
+        }
+        if self.write_timer.is_none() {
+            self.written_bytes = 0;
         }
         let write_stall_timeout = self.write_stall_timeout;
         let timer = || Box::pin(tokio::time::sleep(write_stall_timeout));
@@ -132,6 +189,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for SlowClientGuard<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let at_end = matches!(read, Poll::Ready(Ok(())))
+            && buffer.filled().len() == before
+            && buffer.remaining() > 0;
+        if at_end && (self.unflushed || self.head_tracker.holds_back_input_end(context)) {
+            self.input_ended = true;
+            return Poll::Pending;
+        }
         // A request that was answered before the next read counts too, because a long response is not a long head.
         let complete = self.head_tracker.complete();
         if complete != self.complete {
@@ -164,6 +228,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SlowClientGuard<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.unflushed = true;
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.bound_stall(context, written)
     }
@@ -173,6 +238,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SlowClientGuard<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.unflushed = true;
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.bound_stall(context, written)
     }
@@ -182,7 +248,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SlowClientGuard<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        if flushed.is_ready() {
+            self.unflushed = false;
+            // The client has taken all that there was.
+            self.write_timer = None;
+            if self.input_ended {
+                // The answer is out, so the end of input may be read.
+                self.input_ended = false;
+                context.waker().wake_by_ref();
+            }
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -207,7 +284,7 @@ mod tests {
         assert!(idle.is_err());
         theirs.write_all(b"ab").await.expect("written");
         guarded.read_exact(&mut byte).await.expect("the first byte");
-        let reading = head_tracker.head_complete();
+        let reading = head_tracker.head_complete(InputEnd::ClientGone);
         guarded.read_exact(&mut byte).await.expect("of the body");
         let body = tokio::time::timeout(SHORT * 3, guarded.read_exact(&mut byte)).await;
         assert!(body.is_err());
@@ -226,9 +303,30 @@ mod tests {
         let mut byte = [0];
         guarded.read_exact(&mut byte).await.expect("the head");
         // Nothing is read while the request is in progress; afterwards its response takes long.
-        drop(head_tracker.head_complete());
+        drop(head_tracker.head_complete(InputEnd::ClientGone));
         let next = tokio::time::timeout(SHORT * 3, guarded.read_exact(&mut byte)).await;
         assert!(next.is_err(), "{next:?}");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_input_is_read_after_the_answer_unless_the_client_counts_as_gone() {
+        for input_end in [InputEnd::ClientReads, InputEnd::ClientGone] {
+            let (mut theirs, ours) = tokio::io::duplex(64);
+            let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, SHORT, SHORT);
+            theirs.write_all(b"a").await.expect("written");
+            let mut byte = [0];
+            guarded.read_exact(&mut byte).await.expect("the head");
+            let answering = head_tracker.head_complete(input_end);
+            theirs.shutdown().await.expect("half closed");
+            let early = tokio::time::timeout(SHORT, guarded.read(&mut byte)).await;
+            assert_eq!(early.is_err(), input_end == InputEnd::ClientReads);
+            guarded.write_all(b"b").await.expect("written");
+            drop(answering);
+            guarded.flush().await.expect("flushed");
+            let end = tokio::time::timeout(SHORT * 10, guarded.read(&mut byte)).await;
+            assert!(matches!(end, Ok(Ok(0))), "{end:?}");
+            theirs.read_exact(&mut byte).await.expect("the answer");
+        }
     }
 
     #[tokio::test]

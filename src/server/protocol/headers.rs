@@ -16,3 +16,11 @@ pub const CONSISTENCY: HeaderName = HeaderName::from_static("triarch-consistency
 pub const INDEX: HeaderName = HeaderName::from_static("triarch-index");
 /// Minimum log index that the answering node must have applied, on a read.
 pub const MIN_INDEX: HeaderName = HeaderName::from_static("triarch-min-index");
+/// Value `no`, on a `503` between nodes: the request was certainly not executed, so another node may be asked.
+pub const EXECUTED: HeaderName = HeaderName::from_static("triarch-executed");
+/// Prefix of the headers of this interface. A browser sends such a header across sites only after a preflight.
+pub const OWN_HEADER_PREFIX: &str = "triarch-";
+/// Value `no`, on a stream: a reverse proxy must pass on each part at once (nginx and others read it).
+pub const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// Address of the client, on a forwarded request.
+pub const CLIENT: HeaderName = HeaderName::from_static("triarch-client");

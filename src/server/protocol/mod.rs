@@ -8,6 +8,7 @@
 pub mod handler_error;
 pub mod headers;
 pub mod json;
+pub mod page;
 pub mod problem;
 pub mod query;
 pub mod response;

@@ -35,6 +35,15 @@ impl ApiResponse {
         Self::ok(index.max(table.last_index()), body)
     }
 
+    /// Builds a `200` with a page read from the current table, already as JSON. See [`ApiResponse::from_table`].
+    pub fn page(table: &Table, index: u64, body: Vec<u8>) -> Self {
+        Self {
+            status: StatusCode::OK,
+            index: index.max(table.last_index()),
+            body,
+        }
+    }
+
     /// Builds a `201` with this body.
     pub fn created<T: Serialize>(index: u64, body: &T) -> Result<Self, HandlerError> {
         Self::with(StatusCode::CREATED, index, body)

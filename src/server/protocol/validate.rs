@@ -23,6 +23,16 @@ pub fn name(field: &str, text: &str) -> Result<(), Problem> {
     bounded_text(field, text)
 }
 
+/// Checks a name that occurs in paths: like [`name`], and neither `.` nor `..`. Many clients resolve such a path segment
+/// before they send a request, so nothing could be addressed by such a name.
+pub fn path_name(field: &str, text: &str) -> Result<(), Problem> {
+    name(field, text)?;
+    if matches!(text, "." | "..") {
+        return Err(Problem::invalid(field, "must not be \".\" or \"..\""));
+    }
+    Ok(())
+}
+
 /// Checks a text like [`name`]. It may be empty.
 pub fn bounded_text(field: &str, text: &str) -> Result<(), Problem> {
     if text.len() > NAME_BYTES_MAX {

@@ -3,13 +3,22 @@ use std::path::Path;
 
 use serde_json::Value;
 use triarch_sdk::wire::ProblemCode;
+use utoipa_axum::router::OpenApiRouter;
 
-use super::{client_routes, local_routes, worker_routes};
+use super::{client_routes, local_routes, once_routes, worker_routes};
+use crate::server::app::App;
 use crate::server::protocol::problem::Code;
 use crate::server::routes::openapi::{complete, operations};
 
+fn all_routes() -> OpenApiRouter<App> {
+    local_routes()
+        .merge(client_routes())
+        .merge(once_routes())
+        .merge(worker_routes())
+}
+
 fn document() -> Value {
-    let all = local_routes().merge(client_routes()).merge(worker_routes());
+    let all = all_routes();
     serde_json::to_value(complete(all.into_openapi())).expect("plain")
 }
 
@@ -55,10 +64,7 @@ fn every_route_is_documented() {
 fn every_operation_says_what_it_takes_and_gives() {
     let document = document();
     let mut ids = BTreeSet::new();
-    let mut all = local_routes()
-        .merge(client_routes())
-        .merge(worker_routes())
-        .into_openapi();
+    let mut all = all_routes().into_openapi();
     let mut count = 0;
     for (path, item) in &mut all.paths.paths {
         for (method, _) in operations(item) {

@@ -28,7 +28,7 @@ use crate::backup_format::{Header, Writer};
 use crate::server::app::App;
 use crate::server::leader_proxy;
 use crate::server::protocol::handler_error::HandlerError;
-use crate::server::protocol::headers::INDEX;
+use crate::server::protocol::headers::{INDEX, NO_BUFFERING};
 use crate::server::protocol::problem::{Code, Problem};
 use crate::server::protocol::query::Query;
 use crate::server::protocol::response::ApiResponse;
@@ -130,6 +130,7 @@ async fn backup(
         HeaderValue::from_static("application/octet-stream"),
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(NO_BUFFERING, HeaderValue::from_static("no"));
     headers.insert(INDEX, HeaderValue::from(index));
     Ok(response)
 }
@@ -247,6 +248,7 @@ async fn restore(
         .with("body_bytes_max", PART_BYTES_MAX)
         .into());
     }
+    app.check_table_memory(body.len())?;
     let command = Command::RestorePart(RestorePart {
         backup: backup.to_owned(),
         part,

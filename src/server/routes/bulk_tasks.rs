@@ -26,8 +26,12 @@ const BATCH_TASKS_MAX: usize = 2_000;
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(cancel_many))
-        .routes(routes!(retry_many))
         .routes(routes!(forget_many))
+}
+
+/// Routes that a repeat does twice: a task that has failed again in between would be retried again.
+pub fn once_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(retry_many))
 }
 
 /// Result of a bulk operation.
@@ -55,7 +59,8 @@ async fn cancel_many(
     bulk_response(cancel(&app, &filter, true).await?)
 }
 
-/// Retries every selected task that is finished and can be retried. Default state: `failed` (dead letters).
+/// Retries every selected task that is finished and can be retried. Default state: `failed` (dead letters). No node repeats
+/// the request after an unknown outcome.
 #[utoipa::path(
     post,
     path = "/v1/tasks/retry",
@@ -185,7 +190,15 @@ async fn apply_in_batches<T>(
     loop {
         let (found, next) = find(&app.table.read(), after, last);
         if !found.is_empty() {
-            let (index, reply) = app.propose(&command(&found)).await?;
+            let proposed = app.propose(&command(&found)).await;
+            let (index, reply) = proposed.map_err(|error| match error {
+                HandlerError::NotLeader if result.count > 0 => HandlerError::OutcomeUnknown(
+                    format!("leadership changed after {} were done", result.count),
+                ),
+                other @ (HandlerError::Problem(_)
+                | HandlerError::NotLeader
+                | HandlerError::OutcomeUnknown(_)) => other,
+            })?;
             let Reply::Done { tasks } = reply else {
                 return Err(app.unexpected_reply(&reply));
             };

@@ -31,8 +31,12 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(show))
         .routes(routes!(add_node))
         .routes(routes!(remove_node))
-        .routes(routes!(transfer_leader))
         .routes(routes!(write_snapshot))
+}
+
+/// Routes that a repeated request executes twice: the next leader would hand leadership on.
+pub fn once_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(transfer_leader))
 }
 
 /// Returns the nodes, the leader, and the progress of each node.
@@ -88,7 +92,7 @@ struct TransferLeader {
     to: Option<u64>,
 }
 
-/// Transfers leadership to another voter.
+/// Transfers leadership to another voter. No node repeats the request after an unknown outcome.
 #[utoipa::path(
     post,
     path = "/v1/cluster/transfer-leader",

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use bytes::Bytes;
 
 use crate::server::app::App;
+use crate::server::http::client_address::ClientAddress;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::headers::{MIN_INDEX, REQUEST_ID};
 use crate::server::protocol::json;
@@ -108,5 +109,19 @@ impl FromRequestParts<App> for RequestId {
                 .and_then(|id| id.to_str().ok())
                 .map(str::to_string),
         ))
+    }
+}
+
+/// Address of the client, by which places are shared out.
+pub struct Client(pub ClientAddress);
+
+impl FromRequestParts<App> for Client {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self, Self::Rejection> {
+        Ok(Self(ClientAddress::of_request(
+            &parts.extensions,
+            &parts.headers,
+        )))
     }
 }

@@ -110,7 +110,7 @@ fn parse_task(app: &App, position: usize, task: wire::TaskSpec) -> Result<NewTas
     let at = |field: &str| format!("tasks[{position}].{field}");
     validate::name(&at("kind"), &task.kind)?;
     let queue = task.queue.unwrap_or_else(|| "default".into());
-    validate::name(&at("queue"), &queue)?;
+    validate::path_name(&at("queue"), &queue)?;
     if let Some(key) = &task.key {
         validate::name(&at("key"), key)?;
     }

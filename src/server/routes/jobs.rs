@@ -14,15 +14,16 @@ use utoipa_axum::routes;
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
+use crate::server::protocol::page;
 use crate::server::protocol::problem::Problem;
 use crate::server::protocol::query::Query;
 use crate::server::protocol::response::ApiResponse;
 use crate::server::protocol::validate;
-use crate::server::routes::extractors::{NoQuery, PathOnly, ReadIndex, RequestId};
+use crate::server::routes::extractors::{Client, NoQuery, PathOnly, ReadIndex, RequestId};
 use crate::server::routes::job_submission::{self, Submission};
 use crate::server::routes::present;
-use crate::server::routes::tasks;
-use crate::server::routes::wait::{too_many_waiters, wait_time};
+use crate::server::routes::task_rows;
+use crate::server::routes::wait::{take_places, too_many_waiters, wait_time};
 
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -46,6 +47,7 @@ async fn submit(
     RequestId(request_id): RequestId,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
+    app.check_table_memory(body.len())?;
     let job: wire::SubmitJob = json::parse(&body)?;
     let command = match job_submission::parse_job(&app, job, request_id)? {
         Submission::Whole(job) => Command::SubmitJob(job),
@@ -91,6 +93,7 @@ async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
+    Client(client): Client,
     ReadIndex(index): ReadIndex,
 ) -> Result<ApiResponse, HandlerError> {
     let query = Query::parse(query.as_deref(), &["wait_ms"])?;
@@ -101,6 +104,7 @@ async fn show(
         table.job(id).map(|job| job.state().is_terminal())
     };
     if !wait.is_zero() && terminal(&app) == Some(false) {
+        let _places = take_places(&app, client, 1)?;
         let mut woken = app.table.waiters.job(id).map_err(|_| too_many_waiters())?;
         // The table is read again after registering, so that the job's end cannot be missed in between.
         if terminal(&app) == Some(false) {
@@ -140,22 +144,22 @@ async fn list(
     let table = app.table.read();
     let found = table.jobs(&filter, after, limit);
     let next = found.next.map(|next| next.to_string());
-    ApiResponse::from_table(
-        &table,
-        index,
-        &wire::JobList {
-            jobs: found.items.into_iter().map(job_to_wire).collect(),
-            next,
-        },
-    )
+    let page = page::write(
+        "jobs",
+        found.items,
+        next,
+        |job| job.id.to_string(),
+        |job| job_to_wire(job),
+    )?;
+    Ok(ApiResponse::page(&table, index, page))
 }
 
-/// Returns one page of the tasks of a job, in the order of submission.
+/// Returns one page of the tasks of a job, in the order of submission. Tasks have the same fields as in `/v1/tasks`.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}/tasks",
     tag = "jobs",
-    params(("id" = String, Path, description = "Id of the job."), wire::PageQuery),
+    params(("id" = String, Path, description = "Id of the job."), wire::JobTasksQuery),
     responses((status = 200, description = "One page of tasks.", body = wire::TaskList))
 )]
 async fn list_tasks(
@@ -164,7 +168,8 @@ async fn list_tasks(
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<ApiResponse, HandlerError> {
-    let query = Query::parse(query.as_deref(), &["limit", "after"])?;
+    let query = Query::parse(query.as_deref(), &["limit", "after", "fields"])?;
+    let fields = task_rows::fields(&query)?;
     let id: JobId = validate::parse_id("job", &id)?;
     let after: Option<TaskId> = query.parsed("after", "a task's id, as given in \"next\"")?;
     let limit = query.limit()?;
@@ -172,11 +177,8 @@ async fn list_tasks(
     table
         .job(id)
         .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
-    ApiResponse::from_table(
-        &table,
-        index,
-        &tasks::task_page(&app, table.tasks_of(id, after, limit)),
-    )
+    let page = task_rows::page(&app, &table, table.tasks_of(id, after, limit), fields)?;
+    Ok(ApiResponse::page(&table, index, page))
 }
 
 /// Cancels every unfinished task of a job.

@@ -23,6 +23,8 @@ pub mod queues;
 pub mod schedules;
 pub mod task_explain;
 pub mod task_logs;
+pub mod task_rows;
+pub mod task_view;
 pub mod task_wait;
 pub mod tasks;
 pub mod wait;

@@ -1,6 +1,6 @@
 //! `/v1/queues`: depth of queues, and their settings.
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
 use triarch_sdk::wire;
 use triarch_table::command::QueueChange;
@@ -13,7 +13,9 @@ use utoipa_axum::routes;
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
+use crate::server::protocol::page::Page;
 use crate::server::protocol::problem::{Code, Problem};
+use crate::server::protocol::query::Query;
 use crate::server::protocol::response::ApiResponse;
 use crate::server::protocol::validate;
 use crate::server::routes::bulk_tasks;
@@ -34,26 +36,44 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(purge))
 }
 
-/// Returns all queues, with the number of tasks in each state.
+/// Returns one page of queues, ordered by name, with the number of tasks in each state. Default limit: all that fit into one
+/// answer.
 #[utoipa::path(
     get,
     path = "/v1/queues",
     tag = "queues",
-    params(wire::ReadQuery),
-    responses((status = 200, description = "All queues.", body = wire::QueueList))
+    params(wire::PageQuery),
+    responses((status = 200, description = "One page of queues.", body = wire::QueueList))
 )]
 async fn list(
     State(app): State<App>,
-    _: NoQuery,
+    RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<ApiResponse, HandlerError> {
+    let query = Query::parse(query.as_deref(), &["limit", "after"])?;
+    let after = query.text("after");
+    let limit = match query.text("limit") {
+        Some(_) => query.limit()?,
+        None => usize::MAX,
+    };
     let table = app.table.read();
     let now_ms = table.now_ms();
-    let queues = table
+    let mut page = Page::new("queues");
+    let mut last: Option<String> = None;
+    let listed = table
         .queues()
-        .map(|queue| queue_to_wire(&queue, now_ms))
-        .collect();
-    ApiResponse::from_table(&table, index, &wire::QueueList { queues })
+        .filter(|queue| after.is_none_or(|after| queue.name > after));
+    for (taken, queue) in listed.enumerate() {
+        if taken == limit || !page.push(&queue_to_wire(&queue, now_ms))? {
+            return Ok(ApiResponse::page(
+                &table,
+                index,
+                page.finish(last.as_deref()),
+            ));
+        }
+        last = Some(queue.name.to_owned());
+    }
+    Ok(ApiResponse::page(&table, index, page.finish(None)))
 }
 
 /// Returns a queue with its settings.
@@ -152,7 +172,7 @@ async fn purge(
     _: NoQuery,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
-    validate::name("queue", &name)?;
+    validate::path_name("queue", &name)?;
     let purge: wire::Purge = json::parse_or_default(&body)?;
     let filter = TaskFilter {
         queue: Some(name),
@@ -179,7 +199,7 @@ fn pause_change(paused: bool) -> QueueChange {
 }
 
 async fn change(app: &App, name: String, change: QueueChange) -> Result<ApiResponse, HandlerError> {
-    validate::name("queue", &name)?;
+    validate::path_name("queue", &name)?;
     let queue = name.clone();
     let (index, _) = app.propose(&Command::ChangeQueue { queue, change }).await?;
     let table = app.table.read();

@@ -15,6 +15,7 @@ use crate::cron::{CronError, CronSchedule};
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
+use crate::server::protocol::page;
 use crate::server::protocol::problem::{Code, Problem};
 use crate::server::protocol::query::Query;
 use crate::server::protocol::response::ApiResponse;
@@ -50,7 +51,8 @@ async fn put(
     _: NoQuery,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
-    validate::name("name", &name)?;
+    app.check_table_memory(body.len())?;
+    validate::path_name("name", &name)?;
     let given: wire::PutSchedule = json::parse(&body)?;
     let timezone = given.timezone.unwrap_or_else(|| "UTC".into());
     let times = parse_times(&given.cron, &timezone)?;
@@ -126,14 +128,12 @@ async fn list(
     let limit = query.limit()?;
     let table = app.table.read();
     let found = table.schedules(query.text("after"), limit);
-    ApiResponse::from_table(
-        &table,
-        index,
-        &wire::ScheduleList {
-            schedules: found.items.into_iter().map(schedule_to_wire).collect(),
-            next: found.next.map(|next| next.to_string()),
-        },
-    )
+    let next = found.next.map(|next| next.to_string());
+    let name = |schedule: &&Schedule| schedule.name.to_string();
+    let page = page::write("schedules", found.items, next, name, |schedule| {
+        schedule_to_wire(schedule)
+    })?;
+    Ok(ApiResponse::page(&table, index, page))
 }
 
 /// Returns a schedule, with its job and its next ticks.
@@ -240,6 +240,7 @@ async fn trigger(
     RequestId(request_id): RequestId,
     _: PathOnly,
 ) -> Result<ApiResponse, HandlerError> {
+    app.check_table_memory(0)?;
     let (index, reply) = app
         .propose(&Command::TriggerSchedule { name, request_id })
         .await?;

@@ -16,7 +16,7 @@ use crate::server::protocol::response::ApiResponse;
 use crate::server::protocol::validate;
 use crate::server::routes::extractors::{NoQuery, ReadIndex};
 use crate::server::routes::present;
-use crate::server::routes::tasks;
+use crate::server::routes::task_view;
 
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(explain))
@@ -79,7 +79,7 @@ fn reason_to_wire(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
             tasks: firsts,
             count,
         } => {
-            let keys = tasks::keys_of(table, &firsts);
+            let keys = task_view::keys_of(table, &firsts);
             fields.tasks = Some(firsts.iter().map(TaskId::to_string).collect());
             fields.count = Some(u64::from(count));
             let more = match count as usize - keys.len().min(count as usize) {

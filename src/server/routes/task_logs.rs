@@ -26,9 +26,9 @@ use crate::server::protocol::problem::Problem;
 use crate::server::protocol::query::{Query, WAIT_MS_MAX};
 use crate::server::protocol::response::ApiResponse;
 use crate::server::protocol::validate;
-use crate::server::routes::extractors::ReadIndex;
+use crate::server::routes::extractors::{Client, ReadIndex};
 use crate::server::routes::present;
-use crate::server::routes::wait::too_many_waiters;
+use crate::server::routes::wait::{take_places, too_many_waiters};
 use crate::server::routes::workers::{worker_call_error, worker_id};
 
 /// Maximum number of chunks in one request of a worker.
@@ -114,6 +114,7 @@ async fn read(
     State(app): State<App>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
+    Client(client): Client,
     ReadIndex(index): ReadIndex,
 ) -> Result<ApiResponse, HandlerError> {
     let query = Query::parse(
@@ -132,6 +133,7 @@ async fn read(
     let until = Instant::now() + Duration::from_millis(follow_ms.min(WAIT_MS_MAX));
     let term = app.lead.borrow().clone();
     let mut index = index;
+    let _places = take_places(&app, client, 1)?;
     loop {
         // The waiter is registered before the table is read, so no change is missed in between.
         let mut changed = app

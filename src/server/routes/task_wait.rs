@@ -17,9 +17,10 @@ use crate::server::protocol::json;
 use crate::server::protocol::problem::Problem;
 use crate::server::protocol::query::Query;
 use crate::server::protocol::response::ApiResponse;
-use crate::server::routes::extractors::ReadIndex;
+use crate::server::protocol::validate::NAME_BYTES_MAX;
+use crate::server::routes::extractors::{Client, ReadIndex};
 use crate::server::routes::present;
-use crate::server::routes::wait::{too_many_waiters, wait_time};
+use crate::server::routes::wait::{take_places, too_many_waiters, wait_time};
 
 /// Maximum number of tasks in one request.
 const TASKS_MAX: usize = 10_000;
@@ -42,6 +43,7 @@ pub fn routes() -> OpenApiRouter<App> {
 async fn wait_many(
     State(app): State<App>,
     RawQuery(query): RawQuery,
+    Client(client): Client,
     ReadIndex(index): ReadIndex,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
@@ -56,10 +58,19 @@ async fn wait_many(
     for text in asked.tasks {
         match text.parse::<TaskId>() {
             Ok(task) => tasks.push(task),
+            Err(_) if text.len() > NAME_BYTES_MAX => {
+                let field = format!("tasks[{}]", tasks.len() + missing.len());
+                let detail = format!(
+                    "is {} bytes long, the bound is {NAME_BYTES_MAX}",
+                    text.len()
+                );
+                return Err(Problem::invalid(&field, detail).into());
+            }
             Err(_) => missing.push(text),
         }
     }
     if !wait.is_zero() && missing.is_empty() && !any_ended(&app.table.read(), &tasks) {
+        let _places = take_places(&app, client, tasks.len())?;
         let woken = app
             .table
             .waiters

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::server::app::App;
+use crate::server::http::client_address::ClientAddress;
+use crate::server::http::shared_pool::{PoolFull, Share};
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::problem::{Code, Problem};
 use crate::server::protocol::query::{Query, WAIT_MS_MAX};
@@ -19,4 +22,22 @@ pub fn too_many_waiters() -> HandlerError {
         "this node has reached its limit of waiting requests; retry later",
     )
     .into()
+}
+
+/// Takes places for a request that waits for this many tasks or jobs.
+pub fn take_places(app: &App, client: ClientAddress, count: usize) -> Result<Share, HandlerError> {
+    app.wait_places
+        .take(client, count)
+        .map_err(|full| match full {
+            PoolFull::All => too_many_waiters(),
+            PoolFull::Client => Problem::new(
+                Code::RateLimited,
+                format!(
+                    "requests from your address wait for as many tasks and jobs as one address may on this node ({}); retry \
+                     when some have ended, or wait at another node",
+                    app.wait_places.client_max()
+                ),
+            )
+            .into(),
+        })
 }

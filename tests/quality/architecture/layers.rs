@@ -28,7 +28,7 @@ const LAYERS: [(&str, &[&[&str]]); 2] = [
             &["routes"],
             &["leader_proxy"],
             &["app"],
-            &["options"],
+            &["options", "memory_limit"],
             &["http"],
             &["protocol"],
         ],

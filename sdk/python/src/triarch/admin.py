@@ -27,6 +27,8 @@ from .workflow import Dag, Step
 __all__ = ["Cluster", "Jobs", "Queues", "Schedules", "Workers", "events"]
 
 _PAGE = 1000
+# Fields that rows of tasks leave out unless they are named.
+_TASK_FIELDS = "result,error"
 _EVENT_BYTES_MAX = 1 << 20
 # A stream has a keep-alive message every 10 s. A stream that is silent for longer is broken.
 _STREAM_TIMEOUT_S = 25.0
@@ -42,8 +44,8 @@ class _Resource:
     def _get(self, *segments: str, **query: Any) -> Any:
         return self._app.transport.json(Request.get(path(*segments), query))
 
-    def _change(self, method: str, *segments: str, body: Any = None) -> Any:
-        return self._app.transport.json(Request.change(method, path(*segments), body))
+    def _change(self, method: str, *segments: str, body: Any = None, once: bool = False) -> Any:
+        return self._app.transport.json(Request.change(method, path(*segments), body, once=once))
 
     def _pages(self, noun: str, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         after: str | None = None
@@ -60,7 +62,7 @@ class Queues(_Resource):
 
     def list(self) -> list[dict[str, Any]]:
         """Returns all queues, with their depths and settings."""
-        return list(self._get("queues")["queues"])
+        return list(self._pages("queues", {}))
 
     def get(self, name: str) -> dict[str, Any]:
         """Returns a queue by its id or name."""
@@ -171,7 +173,7 @@ class Jobs(_Resource):
         """Yields the tasks of a job, in the order submitted."""
         after: str | None = None
         while True:
-            page = self._get("jobs", id, "tasks", limit=_PAGE, after=after)
+            page = self._get("jobs", id, "tasks", limit=_PAGE, after=after, fields=_TASK_FIELDS)
             yield from page["tasks"]
             after = page.get("next")
             if after is None:
@@ -181,7 +183,8 @@ class Jobs(_Resource):
         self, *, queue: str | None = None, state: str | None = None, kind: str | None = None, worker: str | None = None
     ) -> Iterator[dict[str, Any]]:
         """Yields the tasks of all jobs that match a filter."""
-        return self._pages("tasks", {"queue": queue, "state": state, "kind": kind, "worker": worker})
+        query = {"queue": queue, "state": state, "kind": kind, "worker": worker, "fields": _TASK_FIELDS}
+        return self._pages("tasks", query)
 
     def cancel(self, id: str) -> dict[str, Any]:
         """Cancels every task of a job that has not ended."""
@@ -193,7 +196,7 @@ class Jobs(_Resource):
 
     def retry_all(self, **selection: Any) -> int:
         """Retries all matching dead letters. Returns their number."""
-        return int(self._change("POST", "tasks", "retry", body=selection)["count"])
+        return int(self._change("POST", "tasks", "retry", body=selection, once=True)["count"])
 
     def forget_all(self, **selection: Any) -> int:
         """Deletes finished jobs with matching dead letters. Returns their number."""
@@ -209,7 +212,8 @@ class Cluster(_Resource):
 
     def transfer_leader(self, to: int | None = None) -> dict[str, Any]:
         """Transfers leadership to a master. Default: the most up-to-date one."""
-        return dict(self._change("POST", "cluster", "transfer-leader", body={} if to is None else {"to": to}))
+        body = {} if to is None else {"to": to}
+        return dict(self._change("POST", "cluster", "transfer-leader", body=body, once=True))
 
     def snapshot(self) -> dict[str, Any]:
         """Makes the leader write a snapshot."""

@@ -133,6 +133,22 @@ def test_an_unknown_outcome_is_never_reported_as_a_failure() -> None:
     assert caught.value.request_id == "r1"
 
 
+def test_a_request_that_is_sent_once_ends_with_its_first_unknown_outcome() -> None:
+    for lost in (True, False):
+        talk = Conversation(Request.change("POST", "/v1/cluster/transfer-leader", {}, once=True))
+        talk.next()
+        with pytest.raises(Timeout, match="outcome is unknown") as caught:
+            if lost:
+                talk.state.on_no_response("reset")
+            else:
+                talk.answered(*problem("timeout", 504))
+        assert caught.value.request_id is None
+    talk = Conversation(Request.change("POST", "/v1/cluster/transfer-leader", {}, once=True))
+    talk.next()
+    talk.state.on_unreachable("refused")
+    assert talk.next() == (B, 0)
+
+
 def test_a_full_queue_is_asked_again_after_what_it_asks_for() -> None:
     talk = Conversation()
     talk.next()

@@ -30,6 +30,7 @@ pub(super) struct Call {
     hold: Duration,
     deadline: Option<Duration>,
     patient: bool,
+    once: bool,
 }
 
 impl Call {
@@ -44,6 +45,7 @@ impl Call {
             hold: Duration::ZERO,
             deadline: None,
             patient: false,
+            once: false,
         }
     }
 
@@ -109,6 +111,12 @@ impl Call {
         self
     }
 
+    /// Ends the call with the first attempt whose outcome is unknown, because a repetition may change something more.
+    pub(super) fn once(mut self) -> Self {
+        self.once = true;
+        self
+    }
+
     /// Returns the limits of this call, given those of the client.
     fn policy(&self, options: &ClientOptions) -> RetryPolicy {
         let deadline = self.deadline.unwrap_or(options.deadline);
@@ -118,6 +126,7 @@ impl Call {
             answer_timeout: options.answer_timeout,
             hold: self.hold,
             mutating: self.method != Method::GET,
+            once: self.once,
             request_id: self.request_id.clone(),
         }
     }

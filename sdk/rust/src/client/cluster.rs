@@ -9,7 +9,7 @@ use super::call::Call;
 use super::handle::Client;
 use crate::error::Error;
 use crate::wire::{
-    AddNode, ClusterQuery, ClusterStatus, HoldQuery, Purge, Purged, Queue, QueueList,
+    AddNode, ClusterQuery, ClusterStatus, HoldQuery, PageQuery, Purge, Purged, Queue, QueueList,
     QueueSettings, ReadQuery, SnapshotWritten, TransferLeader,
 };
 
@@ -36,8 +36,8 @@ impl Client {
     /// Makes another voter the leader. Default: the one whose log is furthest.
     pub async fn transfer_leader(&self, to: Option<u64>) -> Result<ClusterStatus, Error> {
         let body = TransferLeader { to };
-        self.call(Call::post(&["v1", "cluster", "transfer-leader"]).json(&body)?)
-            .await
+        let call = Call::post(&["v1", "cluster", "transfer-leader"]).once();
+        self.call(call.json(&body)?).await
     }
 
     /// Adds a started, empty master as a learner. Whichever master leads then promotes it once it has caught up. The
@@ -59,9 +59,22 @@ impl Client {
         self.call(Call::new(Method::DELETE, &path)).await
     }
 
-    /// Returns all queues.
+    /// Returns all queues, page after page.
     pub async fn queues(&self, query: &ReadQuery) -> Result<QueueList, Error> {
-        self.call(Call::get(&["v1", "queues"]).query(query)?).await
+        let mut all = QueueList::default();
+        let mut page = PageQuery {
+            consistency: query.consistency,
+            ..PageQuery::default()
+        };
+        loop {
+            let call = Call::get(&["v1", "queues"]).query(&page)?;
+            let list: QueueList = self.call(call).await?;
+            all.queues.extend(list.queues);
+            page.after = list.next;
+            if page.after.is_none() {
+                return Ok(all);
+            }
+        }
     }
 
     /// Returns a queue.

@@ -9,7 +9,8 @@ use super::call::Call;
 use super::handle::Client;
 use crate::error::Error;
 use crate::wire::{
-    Job, JobList, JobsQuery, PageQuery, SubmitJob, Submitted, TaskList, TaskSpec, WaitQuery,
+    Job, JobList, JobTasksQuery, JobsQuery, PageQuery, SubmitJob, Submitted, TaskList, TaskSpec,
+    WaitQuery,
 };
 
 /// Maximum number of tasks, and of bytes of payloads, in one part of a large job. Both are well below the bounds of one
@@ -109,9 +110,20 @@ impl Client {
         }
     }
 
-    /// Returns one page of a job's tasks, in submission order.
+    /// Returns one page of a job's tasks, in submission order, without payloads and results.
     pub async fn job_tasks(&self, id: &str, page: &PageQuery) -> Result<TaskList, Error> {
-        self.call(Call::get(&["v1", "jobs", id, "tasks"]).query(page)?)
+        let query = JobTasksQuery {
+            limit: page.limit,
+            after: page.after.clone(),
+            fields: None,
+            consistency: page.consistency,
+        };
+        self.job_tasks_with(id, &query).await
+    }
+
+    /// Returns one page of a job's tasks, in submission order, with the fields that the query names.
+    pub async fn job_tasks_with(&self, id: &str, query: &JobTasksQuery) -> Result<TaskList, Error> {
+        self.call(Call::get(&["v1", "jobs", id, "tasks"]).query(query)?)
             .await
     }
 

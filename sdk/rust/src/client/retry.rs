@@ -10,6 +10,7 @@
 //! - The first attempt forbids forwarding (`direct`), later ones allow it: the leader may not be reachable from here.
 //! - The masters are tried in rounds. There is a wait only after every master has failed, or when the cluster is busy.
 //! - A call whose outcome is unknown never ends as a plain failure ([`Error::Timeout`]).
+//! - A call that is not safe to repeat ends with its first unknown outcome.
 
 use std::time::Duration;
 
@@ -45,6 +46,9 @@ pub(super) struct RetryPolicy {
     pub(super) hold: Duration,
     /// Whether the call may change anything, so that a lost answer leaves the outcome unknown.
     pub(super) mutating: bool,
+    /// Whether the call ends with the first attempt whose outcome is unknown, because a repetition may change something
+    /// more.
+    pub(super) once: bool,
     /// The request id of the change, over all attempts.
     pub(super) request_id: Option<String>,
 }
@@ -180,7 +184,10 @@ impl<'a> CallAttempts<'a> {
         NextStep::Send(Attempt {
             master: self.master.clone(),
             direct: self.tried.is_empty(),
-            timeout: left.min(self.answer_timeout.saturating_add(self.policy.hold)),
+            timeout: match self.policy.once {
+                true => left,
+                false => left.min(self.answer_timeout.saturating_add(self.policy.hold)),
+            },
         })
     }
 
@@ -271,6 +278,9 @@ impl<'a> CallAttempts<'a> {
         self.reached = true;
         self.unknown = true;
         self.refusal = None;
+        if self.policy.once {
+            return Progress::Failed(self.error());
+        }
         self.answer_timeout = self.answer_timeout.saturating_mul(2);
         self.retry_at(self.masters.after(&self.master), None)
     }

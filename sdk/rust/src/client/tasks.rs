@@ -71,21 +71,22 @@ impl Client {
 
     /// Cancels every selected unfinished task.
     pub async fn cancel_tasks(&self, selection: &TaskSelection) -> Result<Swept, Error> {
-        self.bulk("cancel", selection).await
+        self.call(bulk("cancel", selection)?).await
     }
 
-    /// Retries every selected finished task. Default: dead letters only.
+    /// Retries every selected finished task. Default: dead letters only. The call is not repeated after an unknown
+    /// outcome, because a task that has failed again in between would be retried again.
     pub async fn retry_tasks(&self, selection: &TaskSelection) -> Result<Swept, Error> {
-        self.bulk("retry", selection).await
+        self.call(bulk("retry", selection)?.once()).await
     }
 
     /// Forgets every finished job with a selected task. Default: with dead letters only.
     pub async fn forget_tasks(&self, selection: &TaskSelection) -> Result<Swept, Error> {
-        self.bulk("forget", selection).await
+        self.call(bulk("forget", selection)?).await
     }
+}
 
-    async fn bulk(&self, what: &str, selection: &TaskSelection) -> Result<Swept, Error> {
-        let call = Call::post(&["v1", "tasks", what]).json(selection)?;
-        self.call(call.with_hold(BULK_TIMEOUT)).await
-    }
+fn bulk(what: &str, selection: &TaskSelection) -> Result<Call, Error> {
+    let call = Call::post(&["v1", "tasks", what]).json(selection)?;
+    Ok(call.with_hold(BULK_TIMEOUT))
 }

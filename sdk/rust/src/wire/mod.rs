@@ -40,8 +40,8 @@ pub use schedule::{
 };
 pub use task::{
     Attempt, AttemptOutcome, AwaitedTasks, Backoff, EndedTask, EndedTasks, Explanation,
-    OnDuplicate, Reason, Requires, Swept, Task, TaskList, TaskSelection, TaskSpec, TaskState,
-    TasksQuery,
+    JobTasksQuery, OnDuplicate, Reason, Requires, Swept, Task, TaskList, TaskSelection, TaskSpec,
+    TaskState, TasksQuery,
 };
 pub use time::Timestamp;
 pub use worker::{

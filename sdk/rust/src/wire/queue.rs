@@ -83,8 +83,11 @@ impl Placement {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QueueList {
-    /// All queues, ordered by name.
+    /// One page of queues, ordered by name.
     pub queues: Vec<Queue>,
+    /// Where the next page starts; `null` on the last.
+    #[serde(default)]
+    pub next: Option<String>,
 }
 
 /// Body of `PUT /v1/queues/{queue}`. Omitted settings stay as they are. `null` removes a bound, and has no effect on a

@@ -246,7 +246,8 @@ impl std::fmt::Display for TaskState {
     }
 }
 
-/// One task. Lists omit `attempts` and `payload`.
+/// One task. Unless `fields` names them, lists omit `payload`, `result`, `attempts` and `after`, and shorten `error` to
+/// `{"type", "message"}` with at most 200 bytes of message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Task {
@@ -337,6 +338,9 @@ pub struct Task {
     /// Time at which the task became terminal.
     #[serde(default)]
     pub finished_at: Option<Timestamp>,
+    /// Errors of earlier attempts are shortened to `{"type", "message"}`, because all of them do not fit into one answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
     /// Attempts of the task, the oldest first; bounded to the latest ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<Vec<Attempt>>,
@@ -551,6 +555,30 @@ pub struct TasksQuery {
     /// Cursor: `next` of the previous page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// Names of fields that lists omit or shorten, separated by commas, or `all`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fields: Option<String>,
+    /// Freshness of the read. Default: `linearizable`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+}
+
+/// Query of `GET /v1/jobs/{id}/tasks`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct JobTasksQuery {
+    /// Maximum number of tasks in the page. Default: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]
+    pub limit: Option<u32>,
+    /// Cursor: `next` of the previous page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// Names of fields that lists omit or shorten, separated by commas, or `all`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fields: Option<String>,
     /// Freshness of the read. Default: `linearizable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,

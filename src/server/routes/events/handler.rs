@@ -1,6 +1,5 @@
 //! Handler of `/v1/events`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,11 +13,13 @@ use utoipa_axum::routes;
 use super::filter::Filter;
 use super::stream::{EventStream, position_gone};
 use crate::feed::Position;
-use crate::server::app::{App, EVENT_STREAMS_MAX};
+use crate::server::app::{App, CLIENT_EVENT_STREAMS_MAX, EVENT_STREAMS_MAX};
+use crate::server::http::shared_pool::PoolFull;
 use crate::server::protocol::handler_error::HandlerError;
-use crate::server::protocol::headers::INDEX;
+use crate::server::protocol::headers::{INDEX, NO_BUFFERING};
 use crate::server::protocol::problem::{Code, Problem};
 use crate::server::protocol::query::Query;
+use crate::server::routes::extractors::Client;
 
 /// Maximum wait for a position that this node has not applied yet.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,6 +40,7 @@ pub fn routes() -> OpenApiRouter<App> {
 async fn follow(
     State(app): State<App>,
     RawQuery(query): RawQuery,
+    Client(client): Client,
     headers: HeaderMap,
 ) -> Result<Response, HandlerError> {
     let query = Query::parse(
@@ -62,11 +64,18 @@ async fn follow(
         .into());
     }
     let asked = requested_position(&query, &headers)?;
-    let permit = Arc::clone(&app.event_streams).try_acquire_owned().map_err(|_| {
-        Problem::new(
+    let place = app.event_places.take(client, 1).map_err(|full| match full {
+        PoolFull::All => Problem::new(
             Code::Unavailable,
             format!("this node already serves {EVENT_STREAMS_MAX} event streams, its limit; use another node"),
-        )
+        ),
+        PoolFull::Client => Problem::new(
+            Code::RateLimited,
+            format!(
+                "this node already serves {CLIENT_EVENT_STREAMS_MAX} event streams to your address, its limit for one; use another \
+                 node, or share a stream"
+            ),
+        ),
     })?;
     let after = match asked {
         Some(asked) => {
@@ -83,7 +92,7 @@ async fn follow(
     };
     app.table.feed.read(after).map_err(position_gone)?;
     let index = app.table.feed.last_index();
-    let stream = EventStream::new(app, filter, after, permit);
+    let stream = EventStream::new(app, filter, after, place);
     let mut response = Response::new(Body::from_stream(stream.messages()));
     let headers = response.headers_mut();
     headers.insert(
@@ -91,6 +100,7 @@ async fn follow(
         HeaderValue::from_static(event::CONTENT_TYPE),
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(NO_BUFFERING, HeaderValue::from_static("no"));
     headers.insert(INDEX, HeaderValue::from(index));
     Ok(response)
 }

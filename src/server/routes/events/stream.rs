@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use triarch_sdk::wire;
 
@@ -18,6 +18,7 @@ use super::filter::Filter;
 use super::present::{event_type, to_wire};
 use crate::feed::{Page, Position, PositionGone};
 use crate::server::app::App;
+use crate::server::http::shared_pool::Share;
 use crate::server::protocol::problem::{Code, Problem};
 
 /// Maximum time between two messages. A keep-alive shows that the connection lives, and carries the reader's position.
@@ -40,12 +41,12 @@ pub struct EventStream {
     next_read: Instant,
     next_keep_alive: Instant,
     ended: bool,
-    _permit: OwnedSemaphorePermit,
+    _place: Share,
 }
 
 impl EventStream {
-    /// Creates a stream of the events after this position. It releases its permit at its end.
-    pub fn new(app: App, filter: Filter, after: Position, permit: OwnedSemaphorePermit) -> Self {
+    /// Creates a stream of the events after this position. It gives its place back at its end.
+    pub fn new(app: App, filter: Filter, after: Position, place: Share) -> Self {
         let now = Instant::now();
         // The position comes first, so that a reader cut off before any event continues from here too.
         let preamble = format!("retry: {RECONNECT_DELAY_MS}\nid: {after}\n\n");
@@ -58,7 +59,7 @@ impl EventStream {
             next_read: now,
             next_keep_alive: now + KEEP_ALIVE_INTERVAL,
             ended: false,
-            _permit: permit,
+            _place: place,
         }
     }
 

@@ -230,6 +230,11 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     ] {
         out.histogram(name, help, scale, histogram.read());
     }
+    out.counter(
+        "triarch_snapshots_postponed",
+        "Snapshots that were given up for lack of disk space, descriptors, memory or threads, and tried again later.",
+        measures.snapshots_postponed() as f64,
+    );
     let consistency = app.node.consistency();
     out.gauge(
         "triarch_digest_agreed_index",

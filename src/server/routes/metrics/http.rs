@@ -1,7 +1,7 @@
 //! Metrics of this node's HTTP interface.
 
 use super::families::{Labels, MetricFamilies, Scale};
-use crate::server::app::{App, EVENT_STREAMS_MAX};
+use crate::server::app::App;
 use crate::server::http::admission::ShedReason;
 use crate::server::http::request_metrics::RequestLabels;
 use crate::server::protocol::problem::Code;
@@ -45,7 +45,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
         .borrow()
         .as_ref()
         .map_or(0, |lead| lead.state.lock().polls.len());
-    let readers = EVENT_STREAMS_MAX - app.event_streams.available_permits().min(EVENT_STREAMS_MAX);
+    let readers = app.event_places.used();
     out.gauges(
         "triarch_http_held",
         "Held requests: waits for the end or the output of a job or task, polls of workers (on the leader), event streams.",
@@ -68,14 +68,23 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     );
     out.counters(
         "triarch_http_shed",
-        "Requests refused unread by admission control: the limit of concurrent requests, or of memory for client or worker bodies, was reached.",
+        "Requests refused by admission control: the limit of concurrent requests, or of memory for client or worker bodies or for answers, was reached.",
         ShedReason::ALL
             .into_iter()
             .map(|reason| {
                 let labels = vec![("reason", reason.as_str().to_owned())];
                 (labels, app.admission.shed_count(reason) as f64)
             })
+            .chain([(
+                vec![("reason", "answers".to_owned())],
+                app.answer_budget.shed_count() as f64,
+            )])
             .collect(),
+    );
+    out.gauge(
+        "triarch_http_answer_bytes",
+        "Bytes of answers that are being written, those of a few KiB not counted.",
+        app.answer_budget.used_bytes() as f64,
     );
     let of = |word: &str| -> Labels { vec![("of", word.to_owned())] };
     out.gauges(
@@ -93,5 +102,10 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
             (of("clients"), metrics.clients.refused.get() as f64),
             (of("masters"), metrics.peers.refused.get() as f64),
         ],
+    );
+    out.counter(
+        "triarch_connections_evicted",
+        "Idle connections of clients and workers that were closed for new ones, or for want of descriptors.",
+        app.connections.evicted() as f64,
     );
 }

@@ -99,6 +99,16 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
         "Size in bytes of payloads, results and errors in the table.",
         bytes as f64,
     );
+    out.gauge(
+        "triarch_table_memory_bytes",
+        "Estimate of the memory of the table: payloads, results, errors, and a fixed amount per task.",
+        app.table_memory_bytes() as f64,
+    );
+    out.gauge(
+        "triarch_table_memory_max_bytes",
+        "Memory that this node has for the table; beyond it a leader takes no more tasks.",
+        app.table_memory_bytes_max as f64,
+    );
     out.gauge("triarch_queues", "Queues.", queues as f64);
     let tasks = queue_stats.iter().flat_map(|(name, stats)| {
         let states = QUEUE_STATES.iter().zip(stats.states);

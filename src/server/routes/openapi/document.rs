@@ -159,7 +159,7 @@ fn codes(path: &str, method: &str) -> Vec<Code> {
     if !PROBES.contains(&path) {
         codes.push(Code::MisdirectedRequest);
     }
-    if method == "post" {
+    if method != "get" {
         codes.push(Code::UnsupportedMediaType);
     }
     codes
@@ -167,13 +167,15 @@ fn codes(path: &str, method: &str) -> Vec<Code> {
 
 fn route_codes(path: &str, method: &str) -> Vec<Code> {
     match path {
-        "/healthz" | "/openapi.json" => return Vec::new(),
-        "/metrics" => return vec![Code::Unavailable],
+        "/healthz" => return Vec::new(),
+        "/openapi.json" => return vec![Code::RateLimited],
+        "/metrics" => return vec![Code::RateLimited, Code::Unavailable],
         "/readyz" => return vec![Code::NoLeader],
         "/v1/events" => {
             return vec![
                 Code::InvalidRequest,
                 Code::PositionGone,
+                Code::RateLimited,
                 Code::Unavailable,
                 Code::NoLeader,
                 Code::Timeout,

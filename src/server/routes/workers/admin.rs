@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 use super::protocol::worker_id;
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
+use crate::server::protocol::page;
 use crate::server::protocol::problem::{Code, Problem};
 use crate::server::protocol::query::Query;
 use crate::server::protocol::response::ApiResponse;
@@ -129,11 +130,14 @@ async fn list(
         .last()
         .filter(|_| more)
         .map(|worker| worker.id.to_string());
-    let workers = found
-        .into_iter()
-        .map(|worker| worker_to_wire(&app, worker, table.running_on(worker.id)))
-        .collect();
-    ApiResponse::from_table(&table, index, &wire::WorkerList { workers, next })
+    let page = page::write(
+        "workers",
+        found,
+        next,
+        |worker| worker.id.to_string(),
+        |worker| worker_to_wire(&app, worker, table.running_on(worker.id)),
+    )?;
+    Ok(ApiResponse::page(&table, index, page))
 }
 
 fn worker_response(app: &App, index: u64, id: WorkerId) -> Result<ApiResponse, HandlerError> {

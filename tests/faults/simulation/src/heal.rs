@@ -168,7 +168,7 @@ async fn finish_job(client: &mut Client, job: &str) {
         client.context.history().jobs.insert(job.to_string(), last);
     }
     let invoke_ns = client.context.sim.now();
-    if let Some(response) = answered(client, &format!("{path}/tasks?limit=100")).await {
+    if let Some(response) = answered(client, &format!("{path}/tasks?limit=100&fields=all")).await {
         let reply = response.json();
         for task in reply["tasks"].as_array().into_iter().flatten() {
             note_read(client, invoke_ns, &response, task);

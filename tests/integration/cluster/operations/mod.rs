@@ -4,5 +4,6 @@ mod data_directory;
 mod logging;
 pub mod metrics;
 mod overload;
+mod resources;
 mod signals;
 mod startup;

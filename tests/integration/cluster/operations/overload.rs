@@ -8,9 +8,12 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use triarch_harness::cluster::WAIT_TIMEOUT;
 use triarch_harness::{Cluster, FakeWorker, Options, fake_worker, until};
 
+use crate::job_helpers::submit_task;
 use crate::operations::metrics::scrape;
 
 /// Maximum time after which a slow client is disconnected: a multiple of the master's own timeouts.
@@ -98,40 +101,64 @@ async fn a_slow_client_is_disconnected_and_others_are_served() {
     drop(silent);
 }
 
+/// Sends this request on so many connections from one address. Returns the first answer, and what holds the connections.
+async fn first_answer(
+    from: &str,
+    addr: &str,
+    request: &str,
+    connections: usize,
+) -> (String, JoinSet<()>) {
+    let (answers, mut answered) = mpsc::unbounded_channel();
+    let mut held = JoinSet::new();
+    for _ in 0..connections {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let from = format!("{from}:0").parse().expect("an address");
+        socket.bind(from).expect("a loopback address");
+        let addr = addr.parse().expect("an address");
+        let mut stream = socket.connect(addr).await.expect("it listens");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let answers = answers.clone();
+        held.spawn(async move {
+            let mut answer = Vec::new();
+            if stream.read_to_end(&mut answer).await.is_ok() {
+                let _ = answers.send(String::from_utf8_lossy(&answer).into_owned());
+            }
+        });
+    }
+    let answer = tokio::time::timeout(WAIT_TIMEOUT, answered.recv()).await;
+    let answer = answer.expect("one is answered").expect("all are held");
+    (answer, held)
+}
+
 #[tokio::test]
 async fn a_connection_over_the_limit_is_refused_with_a_problem() {
     const MOST: usize = 12;
+    /// Three quarters of them is what one address may have.
+    const OF_ONE_CLIENT: usize = MOST / 4 * 3;
     let mut cluster = Cluster::with(Options {
         nodes: 1,
         ..options(&["--connections-max", &MOST.to_string()])
     })
     .await;
     let node = cluster.leader().await;
-    let addr = cluster.addr(node);
-    let ask = format!("GET /healthz HTTP/1.1\r\nhost: {addr}\r\n\r\n");
-    let mut open = Vec::new();
-    let refused = loop {
-        assert!(open.len() <= MOST, "more are taken than may be");
-        let mut stream = TcpStream::connect(&addr).await.expect("it accepts");
-        stream.write_all(ask.as_bytes()).await.expect("written");
-        let mut answer = vec![0; 4_096];
-        let count = stream.read(&mut answer).await.expect("an answer");
-        let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
-        if !answer.starts_with("HTTP/1.1 200") {
-            break answer;
+    let (addr, api) = (cluster.addr(node), cluster.api(node));
+    let task = submit_task(&api, &json!({"tasks": [{"kind": "none"}]})).await;
+    let ask = format!("GET /v1/tasks/{task}?wait_ms=60000 HTTP/1.1\r\nhost: {addr}\r\n\r\n");
+    let (own, first) = first_answer("127.0.0.7", &addr, &ask, OF_ONE_CLIENT + 1).await;
+    assert!(own.contains("your address"), "{own}");
+    let (all, second) = first_answer("127.0.0.8", &addr, &ask, OF_ONE_CLIENT).await;
+    assert!(!all.contains("your address"), "{all}");
+    for refused in [own, all] {
+        assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+        for part in [
+            "retry-after: 1",
+            "application/problem+json",
+            "\"code\":\"unavailable\"",
+        ] {
+            assert!(refused.contains(part), "{refused}");
         }
-        open.push(stream);
-    };
-    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
-    for part in [
-        "retry-after: 1",
-        "application/problem+json",
-        "\"code\":\"unavailable\"",
-    ] {
-        assert!(refused.contains(part), "{refused}");
     }
-    drop(open);
-    let api = cluster.api(node);
+    drop((first, second));
     until(WAIT_TIMEOUT, "there is room again", async || {
         let reply = api.call(Method::GET, "/metrics").send().await;
         reply.is_ok_and(|reply| reply.status == 200)
@@ -141,7 +168,7 @@ async fn a_connection_over_the_limit_is_refused_with_a_problem() {
         scrape(&cluster, node)
             .await
             .value("triarch_connections_refused_total", &[("of", "clients")])
-            >= 1.0
+            >= 2.0
     );
 }
 
@@ -187,7 +214,7 @@ async fn a_request_flood_costs_no_lease_no_leader_and_nothing_acknowledged() {
     let shed = Arc::new(AtomicUsize::new(0));
     let accepted = Arc::new(AtomicUsize::new(0));
     let begun = Instant::now();
-    let mut clients = tokio::task::JoinSet::new();
+    let mut clients = JoinSet::new();
     for nth in 0..CLIENTS {
         let api = cluster.api(nth % 3 + 1);
         let (batch, refused) = (Arc::clone(&batch), Arc::clone(&refused));

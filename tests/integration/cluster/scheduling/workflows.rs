@@ -121,7 +121,9 @@ async fn a_chain_of_ten_thousand_tasks_is_cancelled_and_revived_with_its_first()
         (&json!("cancelled"), &json!(length)),
         "{shown}"
     );
-    let rows = api.all(&format!("/v1/jobs/{job}/tasks"), "tasks").await;
+    let rows = api
+        .all(&format!("/v1/jobs/{job}/tasks?fields=error"), "tasks")
+        .await;
     assert_eq!(rows.len(), length);
     assert!(rows[0]["error"].is_null(), "{}", rows[0]);
     for (nth, row) in rows.iter().enumerate().skip(1) {
@@ -183,7 +185,9 @@ async fn dependents_of_a_failed_task_are_cancelled_and_revived_by_its_retry() {
     worker.report_all(&[failure]).await;
     let states = async || {
         let id = submitted["id"].as_str().expect("an id");
-        let rows = api.all(&format!("/v1/jobs/{id}/tasks"), "tasks").await;
+        let rows = api
+            .all(&format!("/v1/jobs/{id}/tasks?fields=error"), "tasks")
+            .await;
         let states: Vec<String> = rows
             .iter()
             .map(|row| row["state"].as_str().expect("a state").to_owned())

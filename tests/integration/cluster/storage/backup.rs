@@ -11,7 +11,7 @@ use crate::job_helpers::{WAIT_TIMEOUT, submit_task};
 
 /// Returns the contents of a table, without its workers and leases.
 async fn contents(api: &Api) -> Value {
-    let mut tasks = api.all("/v1/tasks", "tasks").await;
+    let mut tasks = api.all("/v1/tasks?fields=result,error", "tasks").await;
     for task in &mut tasks {
         if let Some(task) = task.as_object_mut() {
             // The next page continues here.

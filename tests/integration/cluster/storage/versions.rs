@@ -98,7 +98,7 @@ async fn contents(api: &Api) -> Value {
     ];
     json!({
         "cluster_id": api.get("/v1/cluster").await.expect(200)["cluster_id"],
-        "tasks": pick(api.all("/v1/tasks", "tasks").await, &task),
+        "tasks": pick(api.all("/v1/tasks?fields=result", "tasks").await, &task),
         "queues": pick(rows("queues").await, &["name", "depth", "paused", "weight"]),
         "schedules": pick(
             rows("schedules").await,

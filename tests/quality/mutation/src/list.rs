@@ -157,6 +157,8 @@ mutations! {
     SleeperJudges = "sleeper-judges" in Program, held by ["paused_single_master_expires_no_worker"];
     /// a request that is forwarded again is another request
     RequestIdReplaced = "request-id-replaced" in Program, held by ["in_flight_when_the_leader_dies", "request_id"];
+    /// a request whose repetition changes something more is repeated at the next leader
+    OnceRepeated = "once-repeated" in Program, held by ["moves_leadership_once"];
     /// a follower answers reads from what it has
     FollowerAnswersReads = "follower-answers-reads" in Program, held by ["writes_and_linearizable_reads_are_refused"];
     /// a cancellation is applied on the leader alone

@@ -18,6 +18,7 @@ pub mod history;
 pub mod http;
 mod load;
 mod processes;
+pub mod raw_http;
 pub mod wait;
 mod workers;
 
@@ -36,6 +37,7 @@ pub use load::submissions::{Acked, Load, LoadOptions, submit_until};
 pub use processes::command::{Cli, Ran};
 pub use processes::process::Process;
 pub use processes::{addresses, addresses::NodeAddress, binary, process};
+pub use raw_http::{RawReply, RawRequest};
 pub use wait::{eventually, until};
 pub use workers::fake_worker::{FakeWorker, Lease};
 pub use workers::fake_workers::FakeWorkers;

@@ -9,6 +9,7 @@ the next try, make it, and report the result. Workers use the same policy throug
 * A change carries the same request id in every try, so that a repeated try never takes effect twice.
 * The first try goes to the master that answered last, and asks for a redirect instead of forwarding. Every further try may
   be forwarded.
+* A request that is not safe to repeat ends with its first unknown outcome.
 * Silence is never reported as a failure: :class:`~triarch.errors.Timeout` carries the request id for a safe repetition.
 """
 
@@ -132,6 +133,8 @@ class Request:
     retry_unreachable: bool = False
     #: Whether silence leaves it unknown if the request took effect.
     mutates: bool = True
+    #: Whether the first try with an unknown outcome ends the request, because a repetition may change something more.
+    once: bool = False
 
     @staticmethod
     def get(target: str, query: Mapping[str, Any] | None = None, *, hold_s: float = 0.0, **more: Any) -> Request:
@@ -297,7 +300,8 @@ class RetryState:
             headers["triarch-request-id"] = self._request.request_id
         if not self._tried:
             headers["triarch-forward"] = "never"
-        timeout_s = max(0.001, min(left_s - pause_s, self._answer_timeout_s + self._request.hold_s))
+        answer_timeout_s = left_s if self._request.once else self._answer_timeout_s + self._request.hold_s
+        timeout_s = max(0.001, min(left_s - pause_s, answer_timeout_s))
         return Try(self._master, headers, pause_s, timeout_s)
 
     def on_response(self, status: int, headers: Mapping[str, str], body: bytes) -> Response | None:
@@ -338,6 +342,8 @@ class RetryState:
         self._reached = True
         self._unknown = True
         self._refused = None
+        if self._request.once:
+            raise self._error()
         self._answer_timeout_s *= 2
         self._try_next(self._masters.after(self._master))
 
@@ -378,7 +384,9 @@ class RetryState:
 
     def _error(self) -> TriarchError:
         if self._unknown and self._request.mutates:
-            return Timeout(self._deadline_s, self._request.request_id, self._tried)
+            # A repetition is safe only for a request that is not sent once.
+            request_id = None if self._request.once else self._request.request_id
+            return Timeout(self._deadline_s, request_id, self._tried)
         if self._refused is not None and self._refused.code != "no_leader":
             return self._refused
         if self._unknown:

@@ -20,6 +20,7 @@ fn policy() -> RetryPolicy {
         answer_timeout: 3_000 * MS,
         hold: Duration::ZERO,
         mutating: true,
+        once: false,
         request_id: Some("key-1".to_owned()),
     }
 }
@@ -123,6 +124,33 @@ fn attempts_end_at_the_deadline_and_double_their_timeout_after_silence() {
         } => assert_eq!((request_id.as_deref(), tried.len()), (Some("key-1"), 3)),
         other => panic!("{other}"),
     }
+}
+
+#[test]
+fn a_call_that_is_sent_once_ends_with_its_first_unknown_outcome() {
+    let (_, masters) = masters(3);
+    let once = || RetryPolicy {
+        once: true,
+        request_id: None,
+        ..policy()
+    };
+    let lost = AttemptOutcome::NoAnswer("silent".into());
+    let timeout = problem(&Problem::new(ProblemCode::Timeout, "unknown"));
+    for outcome in [lost, timeout] {
+        let mut attempts = CallAttempts::new(&masters, once());
+        let attempt = send(&mut attempts, Duration::ZERO);
+        assert_eq!(attempt.timeout, policy().deadline);
+        match attempts.record(outcome) {
+            Progress::Failed(Error::Timeout { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    // Where it was certainly not executed, it is sent again.
+    let mut attempts = CallAttempts::new(&masters, once());
+    send(&mut attempts, Duration::ZERO);
+    retry(&mut attempts, AttemptOutcome::Unreachable("refused".into()));
+    let refused = problem(&Problem::new(ProblemCode::NoLeader, "none"));
+    retry(&mut attempts, refused);
 }
 
 #[test]
