@@ -138,6 +138,14 @@ impl TableStateMachine {
 impl StateMachine for TableStateMachine {
     type Reply = Reply;
     type Frozen = FrozenTable;
+    type Loaded = Table;
+
+    fn check_command(command: &[u8]) -> std::io::Result<()> {
+        match codec::decode_command(command) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, error)),
+        }
+    }
 
     fn apply(&mut self, entry: EntryView<'_>) -> std::io::Result<Vec<Reply>> {
         let commands = entry
@@ -186,17 +194,19 @@ impl StateMachine for TableStateMachine {
         FrozenTable(self.table.table.read().freeze())
     }
 
-    fn restore(&mut self, snapshot: &mut dyn Read, last_index: u64) -> std::io::Result<()> {
-        let restored = Table::read(snapshot)
-            .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
-        *self.table.table.write() = restored;
+    fn load(snapshot: &mut dyn Read) -> std::io::Result<Table> {
+        Table::read(snapshot)
+            .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+    }
+
+    fn restore(&mut self, loaded: Table, last_index: u64) {
+        *self.table.table.write() = loaded;
         self.table.feed.restart(last_index);
         // Everything may have changed at once, so all waiters read the table again.
         self.table.waiters.wake_all();
         self.table.ready.notify_one();
         self.table.timers.notify_one();
         self.table.schedules.notify_one();
-        Ok(())
     }
 }
 

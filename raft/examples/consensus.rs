@@ -33,6 +33,11 @@ struct Count(u64);
 impl StateMachine for Count {
     type Reply = ();
     type Frozen = Count;
+    type Loaded = u64;
+
+    fn check_command(_: &[u8]) -> std::io::Result<()> {
+        Ok(())
+    }
 
     fn apply(&mut self, entry: EntryView<'_>) -> std::io::Result<Vec<()>> {
         self.0 += entry.commands.len() as u64;
@@ -43,11 +48,14 @@ impl StateMachine for Count {
         Count(self.0)
     }
 
-    fn restore(&mut self, snapshot: &mut dyn Read, _: u64) -> std::io::Result<()> {
+    fn load(snapshot: &mut dyn Read) -> std::io::Result<u64> {
         let mut bytes = [0; 8];
         snapshot.read_exact(&mut bytes)?;
-        self.0 = u64::from_le_bytes(bytes);
-        Ok(())
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn restore(&mut self, loaded: u64, _: u64) {
+        self.0 = loaded;
     }
 }
 

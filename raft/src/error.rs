@@ -23,6 +23,9 @@ pub enum ProposeError {
         /// Maximum size of a command, in bytes.
         bytes_max: usize,
     },
+    /// Certainly not done: the state machine cannot decode the command. A bug of the caller.
+    #[error("the command cannot be decoded: {0}")]
+    Malformed(String),
     /// Perhaps done, perhaps not: leadership changed or the deadline passed while it was in flight.
     /// Ask again with the same request id.
     #[error("the outcome is unknown: {0}")]

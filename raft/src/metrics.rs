@@ -79,19 +79,22 @@ pub enum ProposalRefusal {
     StorageFailed,
     /// The node is shutting down.
     ShuttingDown,
+    /// The state machine cannot decode the command.
+    Malformed,
     /// Leadership was lost, or the deadline passed, while the proposal was in flight.
     Unknown,
 }
 
 impl ProposalRefusal {
     /// All reasons.
-    pub const ALL: [ProposalRefusal; 7] = [
+    pub const ALL: [ProposalRefusal; 8] = [
         ProposalRefusal::NotLeader,
         ProposalRefusal::Overloaded,
         ProposalRefusal::TooLarge,
         ProposalRefusal::DiskLow,
         ProposalRefusal::StorageFailed,
         ProposalRefusal::ShuttingDown,
+        ProposalRefusal::Malformed,
         ProposalRefusal::Unknown,
     ];
 
@@ -104,6 +107,7 @@ impl ProposalRefusal {
             ProposalRefusal::DiskLow => "disk_low",
             ProposalRefusal::StorageFailed => "storage_failed",
             ProposalRefusal::ShuttingDown => "shutting_down",
+            ProposalRefusal::Malformed => "malformed",
             ProposalRefusal::Unknown => "unknown",
         }
     }
@@ -118,6 +122,7 @@ impl From<&ProposeError> for ProposalRefusal {
             ProposeError::DiskLow(_) => ProposalRefusal::DiskLow,
             ProposeError::StorageFailed(_) => ProposalRefusal::StorageFailed,
             ProposeError::ShuttingDown => ProposalRefusal::ShuttingDown,
+            ProposeError::Malformed(_) => ProposalRefusal::Malformed,
             ProposeError::Unknown(_) => ProposalRefusal::Unknown,
         }
     }

@@ -18,11 +18,25 @@ pub struct EntryView<'a> {
 }
 
 /// Deterministic state machine: the same entries give the same state and replies on every node.
+///
+/// # Invariants
+///
+/// - Nothing enters a log that [`StateMachine::check_command`] refuses: neither a proposal nor an entry of a peer.
+/// - No snapshot of a peer takes the place of the log before [`StateMachine::load`] has read all of it.
 pub trait StateMachine: Send + 'static {
     /// Reply to one command. Delivered only on the node where it was proposed.
     type Reply: Send + 'static;
     /// Frozen view for a snapshot.
     type Frozen: Frozen;
+    /// State read from a snapshot, for [`StateMachine::restore`].
+    type Loaded: Send + 'static;
+
+    /// Checks that [`StateMachine::apply`] can decode a command.
+    ///
+    /// # Errors
+    ///
+    /// The error states why not. The command is then refused, and written nowhere.
+    fn check_command(command: &[u8]) -> std::io::Result<()>;
 
     /// Applies one entry and returns one reply per command.
     ///
@@ -35,9 +49,15 @@ pub trait StateMachine: Send + 'static {
     /// it.
     fn freeze(&mut self) -> Self::Frozen;
 
-    /// Replaces the state by the output of [`Frozen::write`], from this or another node. On an error the old state
-    /// stays. `last_index` is the index of the last entry that the snapshot contains.
-    fn restore(&mut self, snapshot: &mut dyn Read, last_index: u64) -> std::io::Result<()>;
+    /// Reads the output of [`Frozen::write`], from this or another node.
+    ///
+    /// # Errors
+    ///
+    /// An error means that this node cannot understand the snapshot. Nothing has changed.
+    fn load(snapshot: &mut dyn Read) -> std::io::Result<Self::Loaded>;
+
+    /// Replaces the state. `last_index` is the index of the last entry that the snapshot contains.
+    fn restore(&mut self, loaded: Self::Loaded, last_index: u64);
 }
 
 /// Frozen view of the state. See [`StateMachine::freeze`].

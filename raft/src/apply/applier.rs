@@ -199,9 +199,14 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         let snapshots = self.snapshots.clone();
         let last_snapshot_bytes = self.snapshot_trigger.last_snapshot_bytes();
         let restored = tokio::task::spawn_blocking(move || -> io::Result<()> {
-            let file = snapshots.adopt(snapshot)?;
-            last_snapshot_bytes.store(file.payload_bytes(), Ordering::Relaxed);
-            machine.lock().restore(&mut file.reader(), last_index)
+            let adopted = snapshots.adopt::<S::Loaded>(snapshot)?;
+            last_snapshot_bytes.store(adopted.file.payload_bytes(), Ordering::Relaxed);
+            let loaded = match adopted.loaded {
+                Some(loaded) => loaded,
+                None => S::load(&mut adopted.file.reader())?,
+            };
+            machine.lock().restore(loaded, last_index);
+            Ok(())
         })
         .await
         .unwrap_or_else(|panic| Err(io::Error::other(panic)));

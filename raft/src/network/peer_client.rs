@@ -142,7 +142,10 @@ impl PeerClient {
             .await
             .map_err(|e| self.rpc_error(RPCTypes::Vote, e))?;
         let reply: VoteReply = self.decode_reply("the answer to a vote", &answer)?;
-        Ok(reply.into())
+        let response = VoteResponse::from(reply);
+        messages::check_term(request.term(), response.vote.leader_id.term)
+            .map_err(|e| self.invalid_reply(e))?;
+        Ok(response)
     }
 
     async fn append(
@@ -174,6 +177,10 @@ impl PeerClient {
         }
         let answer = answer.map_err(|e| self.rpc_error(RPCTypes::AppendEntries, e))?;
         let reply: AppendReply = self.decode_reply("the answer to an append", &answer)?;
+        if let AppendReply::HigherVote(vote) = &reply {
+            messages::check_term(rpc.vote.leader_id.term, vote.term())
+                .map_err(|e| self.invalid_reply(e))?;
+        }
         if !rpc.entries.is_empty() {
             self.append_reach
                 .record_reached(self.target.id, Instant::now());

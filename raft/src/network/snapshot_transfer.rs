@@ -34,8 +34,24 @@ pub(crate) struct Announcement {
 impl Announcement {
     /// Returns the announcement as the receiver of `envelope` records it.
     pub(crate) fn announced(self, envelope: &Envelope) -> Result<Announced, DecodeError> {
+        let bad = |why: &str| DecodeError::new("a snapshot", why);
+        let vote = Vote::from(self.vote);
+        if !vote.committed || vote.leader_id.voted_for != envelope.from {
+            return Err(bad("its sender does not lead"));
+        }
+        let meta = self.meta.into_meta()?;
+        let last_term = meta.last_log_id.map_or(0, |id| id.leader_id.term);
+        if last_term > vote.leader_id.term {
+            return Err(bad("it is of a later term than its sender's"));
+        }
+        if *meta.last_membership.log_id() > meta.last_log_id {
+            return Err(bad("its membership is later than its last entry"));
+        }
+        if meta.last_membership.voter_ids().next().is_none() {
+            return Err(bad("its membership has no voters"));
+        }
         Ok(Announced {
-            meta: self.meta.into_meta()?,
+            meta,
             file_bytes: self.file_bytes,
             sender: envelope.from_incarnation,
             sequence: self.sequence,
@@ -107,7 +123,7 @@ pub(crate) async fn send(
     let mut reannouncements = 0;
     loop {
         progress = match progress {
-            TransferProgress::Deposed { vote } => return Ok(vote.into()),
+            TransferProgress::Deposed { vote } => return sender.checked_vote(vote),
             TransferProgress::At { offset } if offset >= file.len() => break,
             TransferProgress::At { offset } => {
                 let transfer = SnapshotTransfer {
@@ -211,6 +227,13 @@ impl SnapshotSender<'_> {
         let theirs: VoteV1 = self
             .post("/raft/snapshot/install", body, 256, deadline_ms)
             .await?;
+        self.checked_vote(theirs)
+    }
+
+    /// Refuses an absurd term. See [`messages::check_term`].
+    fn checked_vote(&self, theirs: VoteV1) -> Result<Vote, SendError> {
+        messages::check_term(self.announcement.vote.term(), theirs.term())
+            .map_err(|e| self.broken(e))?;
         Ok(theirs.into())
     }
 }

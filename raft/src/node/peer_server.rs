@@ -34,7 +34,8 @@ use crate::membership::bootstrap::{Adopt, Bootstrapper, Form, Hello};
 use crate::network::snapshot_transfer::{Announcement, ChunkHead, TransferProgress};
 use crate::network::transport::LIVENESS_PATH;
 use crate::proposals::read_index::ReadBarrier;
-use crate::protocol::entry_format::DecodeError;
+use crate::protocol::entry_format;
+use crate::protocol::entry_format::{DecodeError, STAMP_MS_MAX};
 use crate::protocol::identity::Identity;
 use crate::protocol::messages;
 use crate::protocol::messages::{
@@ -177,6 +178,12 @@ impl<S: StateMachine> PeerService<S> {
         Ok(messages::decode(what, &body)?)
     }
 
+    /// Refuses an absurd term. See [`messages::check_term`].
+    fn check_term(&self, theirs: u64) -> PeerResult<()> {
+        let own = self.raft.metrics().borrow_watched().vote.leader_id.term;
+        Ok(messages::check_term(own, theirs)?)
+    }
+
     /// Returns this node's vote, if it is above `theirs`.
     fn higher_vote(&self, theirs: &Vote) -> Option<Vote> {
         let mine = self.raft.metrics().borrow_watched().vote;
@@ -191,6 +198,33 @@ impl<S: StateMachine> PeerService<S> {
         }
         let mine = self.raft.metrics().borrow_watched().vote;
         Some((&VoteResponse::new(mine, None, false)).into())
+    }
+
+    /// Refuses entries that this node could not apply. Once they are in the log, no restart could help.
+    fn check_commands(&self, request: &AppendEntriesRequest<Config>) -> PeerResult<()> {
+        if mutated!(UndecodableCommandAccepted) {
+            return Ok(());
+        }
+        for entry in &request.entries {
+            let Payload::Normal(batch) = &entry.payload else {
+                continue;
+            };
+            let bad = |why: String| {
+                let what = format!("entry {}: {why}", entry.log_id.index);
+                Refusal::from(DecodeError::new("an append", what))
+            };
+            let decoded = entry_format::decode_commands(batch).map_err(|e| bad(e.to_string()))?;
+            if decoded.commands.is_empty() {
+                return Err(bad("it has no commands".into()));
+            }
+            if decoded.now_ms > STAMP_MS_MAX {
+                return Err(bad("its stamp is after the year 9999".into()));
+            }
+            for command in &decoded.commands {
+                S::check_command(command).map_err(|e| bad(e.to_string()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Refuses entries that this node's disk has no space for.
@@ -293,7 +327,9 @@ async fn append<S: StateMachine>(
             "an append in the name of another node".into(),
         ));
     }
+    service.check_term(request.vote.leader_id.term)?;
     service.check_disk_space(&request)?;
+    service.check_commands(&request)?;
     let commit_index = request.leader_commit.index().unwrap_or(0);
     let response = service.append_or_heartbeat(request).await?;
     if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
@@ -317,15 +353,14 @@ async fn vote<S: StateMachine>(
     if let Some(why) = reason_in(&headers) {
         request.why = LeaderChangeReason::Transferred(why);
     }
+    let term = request.campaign_of(envelope.from)?;
+    service.check_term(term)?;
     if let Some(withheld) = service.withheld_vote(&request) {
         return Ok(WithHealth(withheld, service.disk_space.health()));
     }
-    let (term, candidate) = request.campaign();
-    if candidate == envelope.from {
-        service
-            .change_reasons
-            .record_campaign(term, candidate, request.why);
-    }
+    service
+        .change_reasons
+        .record_campaign(term, envelope.from, request.why);
     let response = service.raft.vote(request.into()).await?;
     Ok(WithHealth((&response).into(), service.disk_space.health()))
 }
@@ -334,7 +369,8 @@ async fn pre_vote<S: StateMachine>(
     State(service): ServiceState<S>,
     message: Bytes,
 ) -> PeerResult<WithHealth<VoteReply>> {
-    let (_, request) = service.read::<VoteRequestV1>("a pre-vote", message)?;
+    let (envelope, request) = service.read::<VoteRequestV1>("a pre-vote", message)?;
+    service.check_term(request.campaign_of(envelope.from)?)?;
     if let Some(withheld) = service.withheld_vote(&request) {
         return Ok(WithHealth(withheld, service.disk_space.health()));
     }
@@ -347,11 +383,14 @@ async fn transfer<S: StateMachine>(
     headers: HeaderMap,
     message: Bytes,
 ) -> PeerResult<Postcard<TransferReply>> {
-    let (_, request) = service.read::<TransferRequestV1>("a transfer of leadership", message)?;
+    let (envelope, request) =
+        service.read::<TransferRequestV1>("a transfer of leadership", message)?;
+    let term = request.term_of_leader(envelope.from)?;
+    service.check_term(term)?;
     if let Some(why) = reason_in(&headers).or(request.why) {
         service
             .change_reasons
-            .record_transfer(request.term(), request.to, why);
+            .record_transfer(term, request.to, why);
     }
     let begun = service.raft.handle_transfer_leader(request.into()).await?;
     Ok(Postcard(match begun {
@@ -424,6 +463,7 @@ async fn announce<S: StateMachine>(
     message: Bytes,
 ) -> PeerResult<Postcard<TransferProgress>> {
     let (envelope, body) = service.read::<Announcement>("a snapshot", message)?;
+    service.check_term(body.vote.term())?;
     if let Some(mine) = service.higher_vote(&body.vote.into()) {
         return Ok(Postcard(TransferProgress::Deposed {
             vote: (&mine).into(),
@@ -496,6 +536,7 @@ async fn install<S: StateMachine>(
 ) -> PeerResult<Postcard<VoteV1>> {
     let (envelope, body) =
         service.read::<Announcement>("the installation of a snapshot", message)?;
+    service.check_term(body.vote.term())?;
     let vote = Vote::from(body.vote);
     if let Some(mine) = service.higher_vote(&vote) {
         return Ok(Postcard((&mine).into()));
@@ -510,8 +551,9 @@ async fn install<S: StateMachine>(
     let Some(incoming) = service.incoming.lock().await.take_if(complete) else {
         return Err(Refusal::Rule("it does not have that snapshot".into()));
     };
-    let stored = tokio::task::spawn_blocking(move || incoming.into_stored());
-    let stored = joined(stored.await)?.map_err(disk_refusal)?;
+    // Openraft removes what contradicts the snapshot from the log, so the snapshot must be known to be readable before.
+    let stored = tokio::task::spawn_blocking(move || incoming.into_stored(S::load));
+    let stored = joined(stored.await)?.map_err(unreadable_snapshot)?;
     let snapshot = Snapshot {
         meta: announced.meta,
         snapshot: stored,
@@ -522,6 +564,16 @@ async fn install<S: StateMachine>(
 
 fn joined<T>(result: Result<T, tokio::task::JoinError>) -> PeerResult<T> {
     result.map_err(|panic| Refusal::Stopping(panic.to_string()))
+}
+
+/// Maps an error of a received snapshot to a refusal: malformed, unless the disk failed.
+fn unreadable_snapshot(e: std::io::Error) -> Refusal {
+    match e.kind() {
+        std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => {
+            Refusal::Malformed(format!("a snapshot: {e}"))
+        }
+        _ => disk_refusal(e),
+    }
 }
 
 /// Maps a disk error during the receipt of a snapshot to a refusal. No node relies on a snapshot before it is

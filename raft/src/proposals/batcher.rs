@@ -27,7 +27,7 @@ use crate::proposals::committed::Committed;
 use crate::proposals::entry_writer::EntryWriter;
 use crate::proposals::options::{Priority, ProposeOptions};
 use crate::proposals::piggyback::PiggybackSource;
-use crate::protocol::entry_format::{COMMAND_OVERHEAD_BYTES, encode_commands};
+use crate::protocol::entry_format::{COMMAND_OVERHEAD_BYTES, STAMP_MS_MAX, encode_commands};
 use crate::state_machine::StateMachine;
 use crate::storage::disk_space::ClusterDiskSpace;
 
@@ -59,8 +59,12 @@ impl<R> Proposal<R> {
 /// Part of an entry, in quarters, that proposals of high priority may fill while others wait.
 const HIGH_PRIORITY_QUARTERS: usize = 3;
 
+/// Check that every command passes before it enters the log. See [`StateMachine::check_command`].
+type CommandCheck = fn(&[u8]) -> std::io::Result<()>;
+
 /// Callers' side of the batcher.
 pub(crate) struct Proposer<R> {
+    check_command: CommandCheck,
     normal_priority: mpsc::Sender<Proposal<R>>,
     high_priority: mpsc::Sender<Proposal<R>>,
     bytes: Arc<Semaphore>,
@@ -95,6 +99,9 @@ impl<R: Send + 'static> Proposer<R> {
                 bytes: command.len(),
                 bytes_max: self.limits.command_bytes_max,
             });
+        }
+        if let Err(e) = (self.check_command)(&command) {
+            return Err(ProposeError::Malformed(e.to_string()));
         }
         {
             let role = self.role.borrow();
@@ -179,6 +186,7 @@ pub(crate) fn proposals<S: StateMachine>(
     let (normal_tx, normal_priority) = mpsc::channel(limits.queue_commands_max);
     let (high_tx, high_priority) = mpsc::channel(limits.queue_commands_max);
     let proposer = Proposer {
+        check_command: S::check_command,
         normal_priority: normal_tx,
         high_priority: high_tx,
         bytes: Arc::new(Semaphore::new(
@@ -337,10 +345,18 @@ impl<S: StateMachine> Batcher<S> {
             && has_capacity
             && let Some(piggybacked) = self.piggyback.for_entry(term)
         {
-            commands.push(piggybacked.command);
-            outcomes.push(piggybacked.outcome);
+            match S::check_command(&piggybacked.command) {
+                Ok(()) => {
+                    commands.push(piggybacked.command);
+                    outcomes.push(piggybacked.outcome);
+                }
+                Err(e) => {
+                    let malformed = ProposeError::Malformed(e.to_string());
+                    let _ = piggybacked.outcome.send(Err(malformed));
+                }
+            }
         }
-        let encoded = encode_commands((self.clock)(), &commands);
+        let encoded = encode_commands((self.clock)().min(STAMP_MS_MAX), &commands);
         let metrics = Arc::clone(&self.metrics);
         metrics.entry_commands.observe(commands.len() as u64);
         metrics.entry_bytes.observe(encoded.encoded.len() as u64);

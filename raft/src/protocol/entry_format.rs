@@ -21,6 +21,10 @@ const COMMANDS_V1: u8 = 1;
 const MEMBERSHIP_V1: u8 = 2;
 const VOTE_V1: u8 = 1;
 
+/// Latest stamp of an entry: the end of the year 9999, in Unix ms. Time in a state machine never goes back, so a stamp
+/// beyond it would be there for ever.
+pub(crate) const STAMP_MS_MAX: u64 = 253_402_300_799_999;
+
 /// Bytes of an entry in addition to its commands, and of each command in addition to its own.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 13;
 pub(crate) const COMMAND_OVERHEAD_BYTES: usize = 4;

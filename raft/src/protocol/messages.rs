@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::leadership::change_reason::{LeaderChangeReason, TransferReason};
 use crate::protocol::entry_format;
 use crate::protocol::entry_format::{DecodeError, MembershipV1};
-use crate::types::{Config, Entry, LogId, SnapshotMeta, StoredMembership, Vote, log_id};
+use crate::types::{Config, Entry, LogId, Payload, SnapshotMeta, StoredMembership, Vote, log_id};
 
 const VERSION: u8 = 1;
 
@@ -102,6 +102,32 @@ pub(crate) fn decode<T: DeserializeOwned>(
     postcard::from_bytes(bytes).map_err(|e| DecodeError::new(what, e.to_string()))
 }
 
+/// Maximum number of terms between a node's own term and one that a message brings.
+///
+/// A node adopts every higher term it hears of, and writes it to disk. One absurd term would therefore end elections for
+/// ever. At one election per second, a node has to be away for twelve days to fall this far behind.
+pub(crate) const TERM_JUMP_MAX: u64 = 1 << 20;
+/// Maximum term that a node without any term accepts: it has been in no election yet.
+const FIRST_TERM_MAX: u64 = 1 << 48;
+
+/// Refuses a term of a message that is too far beyond this node's own term.
+pub(crate) fn check_term(own: u64, theirs: u64) -> Result<(), DecodeError> {
+    let term_max = match own {
+        0 => FIRST_TERM_MAX,
+        own => own.saturating_add(TERM_JUMP_MAX),
+    };
+    if theirs <= term_max || mutated!(TermJumpAccepted) {
+        return Ok(());
+    }
+    Err(DecodeError::new(
+        "a term",
+        format!(
+            "term {theirs} is more than {TERM_JUMP_MAX} terms beyond term {own}, which this node is in; a node that was away \
+             for that long must be replaced"
+        ),
+    ))
+}
+
 /// Health of the node that answers, appended to the answers to appends, heartbeats and votes. An older node sends none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeHealth {
@@ -167,6 +193,13 @@ pub(crate) struct LogIdV1 {
     index: u64,
 }
 
+impl VoteV1 {
+    /// Returns the term.
+    pub(crate) fn term(&self) -> u64 {
+        self.term
+    }
+}
+
 impl From<LogId> for LogIdV1 {
     fn from(id: LogId) -> Self {
         LogIdV1 {
@@ -220,7 +253,8 @@ pub(crate) fn put_append(
     Ok(())
 }
 
-/// Decodes an append. Checks what openraft takes for granted: that the entries follow each other and the one before.
+/// Decodes an append. Checks what openraft takes for granted: that the entries follow each other and the one before, in
+/// index and in term, that none is of a later term than the sender leads in, and that a membership has voters.
 pub(crate) fn open_append(body: Bytes) -> Result<AppendEntriesRequest<Config>, DecodeError> {
     let bad = |why: &str| DecodeError::new("an append", why);
     let (head, rest) = postcard::take_from_bytes::<AppendHead>(&body)
@@ -228,6 +262,7 @@ pub(crate) fn open_append(body: Bytes) -> Result<AppendEntriesRequest<Config>, D
     let mut payloads = body.slice(body.len() - rest.len()..);
     // No entry follows the maximum index.
     let mut next_index = head.prev.map_or(Some(0), |prev| prev.index.checked_add(1));
+    let mut last_term = head.prev.map_or(0, |prev| prev.term);
     let mut entries = Vec::with_capacity(head.entries.len());
     for (id, len) in head.entries {
         let len = len as usize;
@@ -238,9 +273,19 @@ pub(crate) fn open_append(body: Bytes) -> Result<AppendEntriesRequest<Config>, D
             return Err(bad("the entries do not follow each other"));
         }
         next_index = id.index.checked_add(1);
+        if id.term < last_term {
+            return Err(bad("the terms of its entries go back"));
+        }
+        last_term = id.term;
+        let payload = entry_format::decode_payload(payloads.split_to(len))?;
+        if let Payload::Membership(membership) = &payload
+            && membership.voter_ids().next().is_none()
+        {
+            return Err(bad("a membership has no voters"));
+        }
         entries.push(Entry {
             log_id: id.into(),
-            payload: entry_format::decode_payload(payloads.split_to(len))?,
+            payload,
         });
     }
     if !payloads.is_empty() {
@@ -249,6 +294,9 @@ pub(crate) fn open_append(body: Bytes) -> Result<AppendEntriesRequest<Config>, D
     let vote = Vote::from(head.vote);
     if !vote.committed {
         return Err(bad("its sender does not lead"));
+    }
+    if last_term > vote.leader_id.term {
+        return Err(bad("it has entries of a later term than its sender's"));
     }
     Ok(AppendEntriesRequest {
         vote,
@@ -307,10 +355,28 @@ impl VoteRequestV1 {
         }
     }
 
-    /// Returns the term of the campaign, and the candidate.
-    pub(crate) fn campaign(&self) -> (u64, u64) {
+    /// Returns the term of the campaign.
+    pub(crate) fn term(&self) -> u64 {
+        self.vote.term
+    }
+
+    /// Returns the term of the campaign. Refuses a campaign in the name of another node than its sender `from`, and one
+    /// that is already won.
+    pub(crate) fn campaign_of(&self, from: u64) -> Result<u64, DecodeError> {
         let vote = Vote::from(self.vote);
-        (vote.leader_id.term, vote.leader_id.voted_for)
+        if vote.committed || vote.leader_id.voted_for != from {
+            return Err(DecodeError::new(
+                "a vote",
+                "it is not its sender's request for votes",
+            ));
+        }
+        if self
+            .last
+            .is_some_and(|last| last.term > vote.leader_id.term)
+        {
+            return Err(DecodeError::new("a vote", "its log is of a later term"));
+        }
+        Ok(vote.leader_id.term)
     }
 }
 
@@ -364,9 +430,17 @@ impl TransferRequestV1 {
         }
     }
 
-    /// Returns the term that the sender leads in.
-    pub(crate) fn term(&self) -> u64 {
-        Vote::from(self.from).leader_id.term
+    /// Returns the term that the sender leads in. Refuses a transfer in the name of another leader than its sender
+    /// `from`.
+    pub(crate) fn term_of_leader(&self, from: u64) -> Result<u64, DecodeError> {
+        let vote = Vote::from(self.from);
+        if !vote.committed || vote.leader_id.voted_for != from {
+            return Err(DecodeError::new(
+                "a transfer of leadership",
+                "it is not from its leader",
+            ));
+        }
+        Ok(vote.leader_id.term)
     }
 }
 

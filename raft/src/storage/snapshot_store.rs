@@ -4,8 +4,9 @@
 //! own state. The second is when openraft installs a received one, after it has removed what contradicts it from the
 //! log. If a received file became the current one earlier, a crash in between would leave a log that does not fit it.
 
+use std::any::Any;
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,8 +63,23 @@ pub(crate) struct StoredSnapshot {
 enum Contents {
     /// Was the current snapshot at some time.
     File(SnapshotFile),
-    /// Received completely and verified, but not current yet. The installation takes it from here.
-    Received(Arc<Mutex<Option<SnapshotReceiver>>>),
+    /// Received whole and read, but not in its place. Taken out by the installation.
+    Received(Arc<Mutex<Option<Received>>>),
+}
+
+/// File of a received snapshot, and the state that was read from it.
+struct Received {
+    receiver: SnapshotReceiver,
+    /// [`StateMachine::Loaded`](crate::StateMachine::Loaded) of this node's state machine. A stored snapshot has no
+    /// type parameter, because openraft's network names its type.
+    loaded: Box<dyn Any + Send>,
+}
+
+/// Snapshot that has become the current one.
+pub(crate) struct AdoptedSnapshot<L> {
+    pub file: SnapshotFile,
+    /// State read from it. `None` for a snapshot that was on this node's disk before.
+    pub loaded: Option<L>,
 }
 
 impl Snapshots {
@@ -169,20 +185,30 @@ impl Snapshots {
         })
     }
 
-    /// Makes a received snapshot the current one, and returns its file. A snapshot that was current already stays
-    /// unchanged.
-    pub(crate) fn adopt(&self, snapshot: StoredSnapshot) -> io::Result<SnapshotFile> {
+    /// Makes a received snapshot the current one, and returns it. A snapshot that was current already stays unchanged.
+    pub(crate) fn adopt<L: 'static>(
+        &self,
+        snapshot: StoredSnapshot,
+    ) -> io::Result<AdoptedSnapshot<L>> {
         let received = match snapshot.contents {
-            Contents::File(file) => return self.import(file),
+            Contents::File(file) => {
+                return Ok(AdoptedSnapshot {
+                    file: self.import(file)?,
+                    loaded: None,
+                });
+            }
             Contents::Received(received) => received,
         };
-        let Some(receiver) = received.lock().take() else {
+        let Some(Received { receiver, loaded }) = received.lock().take() else {
             return Err(io::Error::other(
                 "a received snapshot is installed only once",
             ));
         };
         let _replacing = self.replacing.lock();
-        receiver.commit().map_err(io::Error::other)
+        Ok(AdoptedSnapshot {
+            file: receiver.commit().map_err(io::Error::other)?,
+            loaded: loaded.downcast().ok().map(|loaded| *loaded),
+        })
     }
 
     /// Returns the file if it is this store's current one. Otherwise copies it, and makes the copy the current one.
@@ -321,19 +347,27 @@ impl IncomingSnapshot {
         Ok(())
     }
 
-    /// Checks all of it. A damaged snapshot is the sender's matter, not yet this node's.
-    pub(crate) fn into_stored(self) -> io::Result<StoredSnapshot> {
-        let head = self.receiver.verify().map_err(io::Error::other)?;
-        let (meta, used_ids) = decode_head(&head)?;
+    /// Checks and reads all of it with `load`. A snapshot that is damaged, or that this node does not understand, is the
+    /// sender's matter, not yet this node's.
+    pub(crate) fn into_stored<L: Send + 'static>(
+        self,
+        load: impl FnOnce(&mut dyn Read) -> io::Result<L>,
+    ) -> io::Result<StoredSnapshot> {
+        let file = self.receiver.verify().map_err(io::Error::other)?;
+        let (meta, used_ids) = decode_head(file.meta())?;
         if meta != self.announced.meta {
             return Err(
                 DecodeError::new("a snapshot", "it is not the one that was announced").into(),
             );
         }
+        let received = Received {
+            loaded: Box::new(load(&mut file.reader())?),
+            receiver: self.receiver,
+        };
         Ok(StoredSnapshot {
             meta,
             used_ids,
-            contents: Contents::Received(Arc::new(Mutex::new(Some(self.receiver)))),
+            contents: Contents::Received(Arc::new(Mutex::new(Some(received)))),
         })
     }
 }

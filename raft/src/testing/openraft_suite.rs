@@ -25,6 +25,11 @@ struct Nothing;
 impl StateMachine for Nothing {
     type Reply = ();
     type Frozen = Nothing;
+    type Loaded = ();
+
+    fn check_command(_: &[u8]) -> std::io::Result<()> {
+        Ok(())
+    }
 
     fn apply(&mut self, entry: EntryView<'_>) -> std::io::Result<Vec<()>> {
         Ok(vec![(); entry.commands.len()])
@@ -34,12 +39,14 @@ impl StateMachine for Nothing {
         Nothing
     }
 
-    fn restore(&mut self, snapshot: &mut dyn Read, _last_index: u64) -> std::io::Result<()> {
+    fn load(snapshot: &mut dyn Read) -> std::io::Result<()> {
         let mut bytes = Vec::new();
         snapshot.read_to_end(&mut bytes)?;
         assert_eq!(bytes, b"nothing");
         Ok(())
     }
+
+    fn restore(&mut self, (): (), _last_index: u64) {}
 }
 
 impl Frozen for Nothing {

@@ -51,6 +51,15 @@ impl StateMachine for Toy {
     /// Number of commands before this one.
     type Reply = usize;
     type Frozen = FrozenToy;
+    type Loaded = Vec<(u64, Bytes)>;
+
+    /// Commands are readable text. Anything else stands for a command of another version.
+    fn check_command(command: &[u8]) -> std::io::Result<()> {
+        match std::str::from_utf8(command) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, e)),
+        }
+    }
 
     fn apply(&mut self, entry: EntryView<'_>) -> std::io::Result<Vec<usize>> {
         assert!(entry.now_ms > 0 && !entry.commands.is_empty());
@@ -75,14 +84,15 @@ impl StateMachine for Toy {
         FrozenToy(self.state.lock().clone())
     }
 
-    fn restore(&mut self, snapshot: &mut dyn Read, last_index: u64) -> std::io::Result<()> {
+    fn load(snapshot: &mut dyn Read) -> std::io::Result<Vec<(u64, Bytes)>> {
         let mut bytes = Vec::new();
         snapshot.read_to_end(&mut bytes)?;
-        let restored: Vec<(u64, Bytes)> =
-            postcard::from_bytes(&bytes).map_err(std::io::Error::other)?;
-        assert!(restored.iter().all(|(index, _)| *index <= last_index));
-        *self.state.lock() = restored;
-        Ok(())
+        postcard::from_bytes(&bytes).map_err(std::io::Error::other)
+    }
+
+    fn restore(&mut self, loaded: Vec<(u64, Bytes)>, last_index: u64) {
+        assert!(loaded.iter().all(|(index, _)| *index <= last_index));
+        *self.state.lock() = loaded;
     }
 }
 

@@ -32,6 +32,13 @@ impl From<ProposeError> for HandlerError {
                 Code::RateLimited,
                 "too many writes are waiting in this cluster; nothing was done, retry later",
             )),
+            ProposeError::Malformed(why) => {
+                tracing::error!(%why, "a command that this node made cannot be decoded: this is a bug, please report it");
+                HandlerError::Problem(Problem::new(
+                    Code::InvalidRequest,
+                    "the request makes a command that no node can decode; nothing was done",
+                ))
+            }
             ProposeError::TooLarge { .. } => {
                 HandlerError::Problem(Problem::new(Code::PayloadTooLarge, error.to_string()))
             }

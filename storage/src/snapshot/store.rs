@@ -5,7 +5,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::file::SnapshotFile;
@@ -90,9 +89,8 @@ impl SnapshotStore {
         self.inner.directory.join(name)
     }
 
-    pub(super) fn verify(&self, unfinished: &UnfinishedFile) -> Result<Bytes, StorageError> {
+    pub(super) fn verify(&self, unfinished: &UnfinishedFile) -> Result<SnapshotFile, StorageError> {
         durable::retry_while_exhausted(|| SnapshotFile::open(unfinished.path(), 0))
-            .map(|snapshot| snapshot.meta().clone())
             .map_err(|error| self.unreadable(unfinished.path(), &error))
     }
 

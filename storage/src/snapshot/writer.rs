@@ -167,9 +167,9 @@ impl SnapshotReceiver {
         Ok(self.received)
     }
 
-    /// Verifies everything received and returns the writer's meta data, changing nothing. It is for a receiver that
-    /// must do something else before the snapshot becomes current. Damage in transit is [`StorageError::Damaged`].
-    pub fn verify(&self) -> Result<Bytes, StorageError> {
+    /// Verifies everything received and returns it for reading, changing nothing. It is for a receiver that must do
+    /// something else before the snapshot becomes current. Damage in transit is [`StorageError::Damaged`].
+    pub fn verify(&self) -> Result<SnapshotFile, StorageError> {
         self.store.verify(&self.unfinished)
     }
 

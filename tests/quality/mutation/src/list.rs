@@ -120,6 +120,10 @@ mutations! {
     /// a snapshot takes the place of the log before its bytes are on disk
     SnapshotNotSynced = "snapshot-not-synced" in Storage, held by [];
 
+    /// a follower appends a command that it cannot decode
+    UndecodableCommandAccepted = "undecodable-command-accepted" in Raft, held by ["hostile_peers"];
+    /// a term far beyond every other is adopted
+    TermJumpAccepted = "term-jump-accepted" in Raft, held by ["hostile_peers"];
     /// a follower that cannot be reached counts as one that has the entry
     AnswerBeforeCommit = "answer-before-commit" in Raft, held by ["caught_without_a_quorum", "a_leader_without_a_quorum"];
     /// a leader answers reads without asking whether it still leads
