@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::StartError;
+use crate::node_address::NodeAddress;
 use crate::peer_clocks::PeerClocks;
 
 /// Configuration of a node, passed to [`Node::start`](crate::Node::start). Made by [`NodeConfig::new`], then adjusted.
@@ -98,6 +99,13 @@ impl NodeConfig {
                 ));
             }
         }
+        if let BootstrapMode::Join(addresses) = &self.bootstrap
+            && let Some(addr) = addresses.iter().find(|addr| !is_host_port(addr))
+        {
+            return bad(format!(
+                "{addr:?} in the addresses to join is not host:port"
+            ));
+        }
         self.timing.validate().map_err(StartError::Config)?;
         self.snapshot.validate().map_err(StartError::Config)?;
         self.limits.validate().map_err(StartError::Config)
@@ -105,7 +113,7 @@ impl NodeConfig {
 }
 
 fn is_host_port(addr: &str) -> bool {
-    matches!(addr.rsplit_once(':'), Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+    addr.parse::<NodeAddress>().is_ok()
 }
 
 /// Way in which a node on an empty directory becomes a member. On a directory with a log, the list only serves to
@@ -114,8 +122,8 @@ fn is_host_port(addr: &str) -> bool {
 pub enum BootstrapMode {
     /// Founding members, id to `host:port`, the same list on each. They form the cluster once all of them are up.
     Static(BTreeMap<u64, String>),
-    /// Waits until the leader of an existing cluster adds this node. The addresses only appear in the log message that
-    /// names where the operator can ask.
+    /// Waits until the leader of an existing cluster adds this node. The addresses (`host:port`) are of nodes of that
+    /// cluster; this node asks them whether it is the right one. Without addresses, it joins the first that adds it.
     Join(Vec<String>),
 }
 

@@ -70,12 +70,12 @@
 //! |---|---|
 //! | `node` | the handle [`Node`], its assembly at start, the server for peers, status |
 //! | `tasks` | background loops: leadership observer, readiness monitor, failure detector, disk pressure, membership reconciler, clocks, divergence check |
-//! | `membership`, `proposals` | bootstrap and membership changes; proposals with group commit, piggybacked commands, read index |
+//! | `membership`, `proposals` | bootstrap, membership changes, lookup of unknown senders; proposals with group commit, piggybacked commands, read index |
 //! | `apply`, `network` | committed entries to the state machine; messages to peers |
 //! | `storage` | the data directory, the log, snapshots, free disk space |
 //! | `protocol`, `metrics`, `openraft_config` | formats of entries and messages, identity check; counters; openraft's settings |
 //! | `leadership`, [`config`] | role of this node, contact with the leader, reasons of leader changes; configuration |
-//! | [`error`], [`status`], [`state_machine`], [`peer_clocks`], [`low_priority`], `fatal`, `types` | types and functions that import nothing of this crate |
+//! | [`error`], [`status`], [`state_machine`], [`peer_clocks`], [`low_priority`], `fatal`, `removal`, `node_address`, `types` | types and functions that import nothing of this crate |
 
 #[macro_use]
 mod mutated;
@@ -90,10 +90,12 @@ mod membership;
 mod metrics;
 mod network;
 mod node;
+mod node_address;
 mod openraft_config;
 pub mod peer_clocks;
 mod proposals;
 mod protocol;
+mod removal;
 pub mod state_machine;
 pub mod status;
 mod storage;
@@ -107,9 +109,12 @@ mod types;
 pub use crate::leadership::change_reason::{LeaderChangeKind, TransferReason};
 pub use crate::metrics::{ConsensusMetrics, ProposalRefusal};
 pub use crate::node::handle::Node;
+pub use crate::node::peer_admission::IdentifiedPeer;
+pub use crate::node_address::{NodeAddress, NodeAddressError};
 pub use crate::proposals::committed::Committed;
 pub use crate::proposals::options::{Priority, ProposeOptions};
 pub use crate::proposals::piggyback::{PiggybackDispatcher, PiggybackedCommand};
+pub use crate::removal::Removal;
 pub use crate::state_machine::{EntryView, Frozen, StateMachine};
 pub use crate::storage::snapshot_store::WrittenSnapshot;
 pub use crate::tasks::divergence_check::{Checkpoint, ConsistencyStatus};

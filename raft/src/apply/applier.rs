@@ -17,11 +17,11 @@ use tokio::sync::{Notify, watch};
 
 use crate::apply::snapshot_policy::SnapshotTrigger;
 use crate::apply::used_node_ids::UsedNodeIds;
-use crate::config::SnapshotPolicy;
 use crate::fatal::FatalErrorSignal;
 use crate::low_priority;
 use crate::metrics::ConsensusMetrics;
 use crate::protocol::entry_format;
+use crate::removal::RemovalSignal;
 use crate::state_machine::{EntryView, Frozen, StateMachine};
 use crate::storage::snapshot_store::{Snapshots, StoredSnapshot};
 use crate::types::{
@@ -54,6 +54,7 @@ pub(crate) struct Applier<S: StateMachine> {
     snapshots: Snapshots,
     applied: watch::Sender<Applied>,
     fatal_error: FatalErrorSignal,
+    removal: RemovalSignal,
     snapshot_trigger: SnapshotTrigger,
     /// Notified when a snapshot is due.
     snapshot_due: Arc<Notify>,
@@ -65,8 +66,8 @@ impl<S: StateMachine> Applier<S> {
         machine: S,
         snapshots: Snapshots,
         fatal_error: FatalErrorSignal,
-        policy: SnapshotPolicy,
-        node_id: u64,
+        removal: RemovalSignal,
+        snapshot_trigger: SnapshotTrigger,
         snapshot_due: Arc<Notify>,
         metrics: Arc<ConsensusMetrics>,
     ) -> Self {
@@ -78,7 +79,8 @@ impl<S: StateMachine> Applier<S> {
             snapshots,
             applied: watch::Sender::new(Applied::default()),
             fatal_error,
-            snapshot_trigger: SnapshotTrigger::new(policy, node_id),
+            removal,
+            snapshot_trigger,
             snapshot_due,
             metrics,
         }
@@ -99,11 +101,20 @@ impl<S: StateMachine> Applier<S> {
         io::Error::new(e.kind(), text)
     }
 
+    /// Sets the removal signal if an applied membership has left this node out.
+    fn signal_own_removal(&self) {
+        if let Some(index) = self.used_ids.removed_at(self.removal.node_id()) {
+            self.removal.set(index);
+        }
+    }
+
     fn apply_one(&mut self, id: LogId, payload: Payload) -> io::Result<Replies> {
         let replies = match payload {
             Payload::Blank => Replies::default(),
             Payload::Membership(membership) => {
-                self.used_ids.extend(membership.nodes().map(|(id, _)| *id));
+                let members = membership.nodes().map(|(id, _)| *id);
+                self.used_ids.apply(id.index, members, []);
+                self.signal_own_removal();
                 self.membership = StoredMembership::new(Some(id), membership);
                 Replies::default()
             }
@@ -222,7 +233,10 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.snapshot_trigger.reset();
-        self.used_ids.extend(used_ids);
+        let members = meta.last_membership.nodes().map(|(id, _)| *id);
+        let membership_index = meta.last_membership.log_id().map_or(0, |id| id.index);
+        self.used_ids.apply(membership_index, members, used_ids);
+        self.signal_own_removal();
         if let Some(id) = meta.last_log_id {
             self.applied.send_replace(Applied {
                 index: id.index,

@@ -5,9 +5,10 @@
 //! sends it, with the members and their incarnations, to the others. Each node writes the id to its directory before it
 //! takes part, so a crash in between resumes. A node that has the id but no log yet is brought up by the rest. A
 //! majority is not enough, because the first disk of a cluster may have been wiped. While the others are down, the
-//! wiped node cannot know that there was a cluster.
+//! wiped node cannot know that there was a cluster. No node is founded by another one than the first of its list.
 //!
-//! *Joining.* A node waits, empty, until the leader of a cluster adopts it.
+//! *Joining.* A node waits, empty, until the leader of a cluster adopts it. It accepts only the cluster of the nodes
+//! that it was started to join.
 //!
 //! *Foreign.* A cluster knows its members by id and incarnation. An empty directory under a known id has forgotten its
 //! votes, so it must not take part. The node fails with a message that describes how to replace it.
@@ -27,7 +28,7 @@ use crate::fatal::FatalErrorSignal;
 use crate::network::transport::{CallError, Lane, Target, Transport};
 use crate::protocol::identity::Identity;
 use crate::protocol::messages;
-use crate::protocol::messages::Refusal;
+use crate::protocol::messages::{Envelope, Refusal};
 use crate::state_machine::StateMachine;
 use crate::status::{FormingMember, FormingStatus};
 use crate::storage::open::Directory;
@@ -113,7 +114,9 @@ impl<S: StateMachine> Bootstrapper<S> {
     }
 
     /// Handles the founding of the cluster by the node with the lowest id.
-    pub(crate) async fn form(&self, form: Form) -> Result<(), Refusal> {
+    ///
+    /// Only that node founds, and it is the one that answers at its address in the list.
+    pub(crate) async fn form(&self, form: Form, sender: &Envelope) -> Result<(), Refusal> {
         let Some(founding) = self.founding() else {
             return Err(Refusal::Rule(
                 "it was started with --join and waits to be added to a cluster".into(),
@@ -140,8 +143,41 @@ impl<S: StateMachine> Bootstrapper<S> {
                 incarnation: me.incarnation,
             });
         }
+        self.check_founder(&form, founding, sender).await?;
         self.join_cluster(form.cluster).await?;
         self.initialize(form.members).await
+    }
+
+    async fn check_founder(
+        &self,
+        form: &Form,
+        founding: &BTreeMap<u64, String>,
+        sender: &Envelope,
+    ) -> Result<(), Refusal> {
+        if mutated!(StrangerFoundsCluster) {
+            return Ok(());
+        }
+        let not_founder = |why: String| Err(Refusal::Rule(why));
+        let Some((lowest, addr)) = founding.first_key_value() else {
+            return not_founder("it was started without a list of members".into());
+        };
+        let founder = form.members.get(lowest).map(|member| member.incarnation);
+        if sender.from != *lowest || founder != Some(sender.from_incarnation) {
+            return not_founder(format!(
+                "only node {lowest} of its list may found the cluster"
+            ));
+        }
+        match hello(&self.transport, *lowest, addr).await {
+            Ok(reply)
+                if reply.incarnation == sender.from_incarnation
+                    && reply.cluster == Some(form.cluster) =>
+            {
+                Ok(())
+            }
+            Ok(_) | Err(_) => not_founder(format!(
+                "node {lowest} at {addr} does not confirm that it founds this cluster"
+            )),
+        }
     }
 
     /// Handles the announcement that the leader of a cluster is about to add this node.
@@ -151,7 +187,38 @@ impl<S: StateMachine> Bootstrapper<S> {
                 "it was started to found a cluster; start it with --join instead".into(),
             ));
         }
+        self.check_adopter(adopt.cluster).await?;
         self.join_cluster(adopt.cluster).await
+    }
+
+    /// Checks that a cluster that adopts this node is the one that it was started to join.
+    async fn check_adopter(&self, cluster: Uuid) -> Result<(), Refusal> {
+        let BootstrapMode::Join(addresses) = &self.mode else {
+            return Ok(());
+        };
+        if self.identity.cluster() == Some(cluster) || addresses.is_empty() {
+            return Ok(());
+        }
+        let asked = addresses.iter().map(|addr| hello_at(&self.transport, addr));
+        let replies = futures_util::future::join_all(asked).await;
+        let clusters: BTreeSet<Uuid> = replies
+            .into_iter()
+            .filter_map(|reply| reply.ok()?.1.cluster)
+            .collect();
+        if clusters.contains(&cluster) || mutated!(StrangerFoundsCluster) {
+            return Ok(());
+        }
+        let addresses = addresses.join(", ");
+        Err(Refusal::Rule(match clusters.first() {
+            Some(other) => format!(
+                "it was started to join the cluster of {addresses}, which is {other}; start it with --join and addresses of \
+                 cluster {cluster}"
+            ),
+            None => format!(
+                "it was started with --join {addresses}, and no node of a cluster answers there, so it cannot tell whether \
+                 this is the cluster to join; start it with --join and addresses of nodes that run"
+            ),
+        }))
     }
 
     async fn join_cluster(&self, cluster: Uuid) -> Result<(), Refusal> {
@@ -499,6 +566,35 @@ pub(crate) async fn hello(
         addr: addr.to_owned(),
         incarnation: Uuid::nil(),
     };
+    hello_to(transport, &target).await
+}
+
+/// Asks whichever node listens at `addr` for its identity. Returns also its id.
+pub(crate) async fn hello_at(
+    transport: &Transport,
+    addr: &str,
+) -> Result<(u64, HelloReply), CallError> {
+    // No node has this id, so the one that listens there refuses and names its own.
+    const NO_NODE: u64 = 0;
+    match hello(transport, NO_NODE, addr).await {
+        Err(CallError::Refused {
+            refusal: Refusal::OtherNode { id, .. },
+            ..
+        }) => Ok((id, hello(transport, id, addr).await?)),
+        Err(e) => Err(e),
+        Ok(reply) => Err(CallError::Broken {
+            id: reply.id,
+            addr: addr.to_owned(),
+            why: "it answers a message for another node".into(),
+        }),
+    }
+}
+
+/// Asks a node for its identity.
+pub(crate) async fn hello_to(
+    transport: &Transport,
+    target: &Target,
+) -> Result<HelloReply, CallError> {
     let body = Hello {
         addr: transport.identity.addr.clone(),
     };
@@ -506,7 +602,7 @@ pub(crate) async fn hello(
     let answer = transport
         .call(
             Lane::Control,
-            &target,
+            target,
             "/raft/hello",
             |out| messages::put(out, &body),
             64,
@@ -514,8 +610,8 @@ pub(crate) async fn hello(
         )
         .await?;
     messages::decode("the answer to a hello", &answer).map_err(|e| CallError::Broken {
-        id,
-        addr: addr.to_owned(),
+        id: target.id,
+        addr: target.addr.clone(),
         why: e.to_string(),
     })
 }

@@ -20,7 +20,8 @@ use crate::leadership::role::{LeadershipTransfer, RaftRole};
 use crate::membership::bootstrap;
 use crate::membership::bootstrap::Adopt;
 use crate::network::transport::{CallError, Target, Transport};
-use crate::protocol::messages::TransferRequestV1;
+use crate::node_address::NodeAddress;
+use crate::protocol::messages::{Refusal, TransferRequestV1};
 use crate::state_machine::StateMachine;
 use crate::storage::disk_space::ClusterDiskSpace;
 use crate::types::{Config, Member, Membership, Vote};
@@ -124,8 +125,9 @@ impl<S: StateMachine> MembershipChanger<S> {
         )))
     }
 
-    pub(crate) async fn add(&self, id: u64, addr: String) -> ChangeResult {
+    pub(crate) async fn add(&self, id: u64, addr: NodeAddress) -> ChangeResult {
         self.leading_term()?;
+        let addr = addr.to_string();
         let _guard = self.change_lock.lock().await;
         let cluster = self.transport.identity.cluster().unwrap_or(Uuid::nil());
         let membership = self.membership();
@@ -140,17 +142,22 @@ impl<S: StateMachine> MembershipChanger<S> {
             Ok(reply) => reply,
             // A node that is a member already may be away for a moment.
             Err(_) if known.as_ref().is_some_and(|known| known.addr == addr) => return Ok(()),
-            Err(e @ CallError::Unreachable { .. }) => {
+            Err(CallError::Refused {
+                refusal: refusal @ (Refusal::OtherNode { .. } | Refusal::Stopping(_)),
+                ..
+            }) => {
                 return Err(refused(format!(
-                    "{e}; start it there first, with --id {id} and --join"
+                    "node {id} does not wait at {addr}: {refusal}; start it there first, with --id {id} and --join"
                 )));
             }
-            Err(
-                e @ (CallError::Broken { .. }
-                | CallError::NoRoute { .. }
-                | CallError::Timeout { .. }
-                | CallError::Refused { .. }),
-            ) => return Err(refused(e.to_string())),
+            // A client learns neither what listens at an address nor what it answers. The operator finds it in the log.
+            Err(e) => {
+                tracing::warn!(id, addr, "node {id} is not added: {e}");
+                return Err(refused(format!(
+                    "nothing at {addr} answers as node {id} of Triarch; start it there first, with --id {id} and --join. The \
+                     log of this node has the cause"
+                )));
+            }
         };
         match known {
             Some(member) if member.incarnation == reply.incarnation && member.addr == addr => {
@@ -189,7 +196,18 @@ impl<S: StateMachine> MembershipChanger<S> {
         };
         bootstrap::post(&self.transport, &target, "/raft/adopt", &Adopt { cluster })
             .await
-            .map_err(|e| refused(e.to_string()))?;
+            .map_err(|e| match e {
+                CallError::Refused { refusal, .. } => {
+                    refused(format!("node {id} at {} refuses: {refusal}", target.addr))
+                }
+                e => {
+                    tracing::warn!(id, addr = %target.addr, "node {id} is not added: {e}");
+                    refused(format!(
+                        "node {id} at {} did not answer in time; ask again",
+                        target.addr
+                    ))
+                }
+            })?;
         let member = Member {
             addr,
             incarnation: reply.incarnation,

@@ -2,3 +2,4 @@
 
 pub(crate) mod bootstrap;
 pub(crate) mod changes;
+pub(crate) mod senders;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -17,9 +18,13 @@ use uuid::Uuid;
 use crate::config::Timing;
 use crate::error::StartError;
 use crate::leadership::change_reason::CHANGE_REASON_HEADER;
+use crate::node_address::NodeAddress;
 use crate::protocol::identity::Identity;
 use crate::protocol::messages;
 use crate::protocol::messages::Refusal;
+use crate::protocol::printable::printable;
+use crate::protocol::sessions::{DUPLICATE, REFUSED_HEADER, SESSION_HEADER, Sessions};
+use crate::removal::RemovalSignal;
 use crate::status::SnapshotTransfer;
 use crate::types::Member;
 
@@ -50,6 +55,19 @@ impl Target {
             id,
             addr: member.addr.clone(),
             incarnation: member.incarnation,
+        }
+    }
+
+    /// Returns the URL of a path on the target.
+    fn url(&self, path: &str) -> Result<String, CallError> {
+        match self.addr.parse::<NodeAddress>() {
+            Ok(addr) => Ok(format!("http://{addr}{path}")),
+            // A membership from before addresses were checked may hold anything.
+            Err(e) => Err(CallError::Unreachable {
+                id: self.id,
+                addr: printable(&self.addr),
+                why: e.to_string(),
+            }),
         }
     }
 }
@@ -86,7 +104,9 @@ pub(crate) enum CallError {
 #[derive(Debug)]
 pub(crate) struct Transport {
     pub identity: Arc<Identity>,
+    pub sessions: Sessions,
     pub timing: Timing,
+    removal: RemovalSignal,
     control: reqwest::Client,
     append: reqwest::Client,
     snapshot: reqwest::Client,
@@ -99,7 +119,11 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    pub(crate) fn new(identity: Arc<Identity>, timing: Timing) -> Result<Self, StartError> {
+    pub(crate) fn new(
+        identity: Arc<Identity>,
+        timing: Timing,
+        removal: RemovalSignal,
+    ) -> Result<Self, StartError> {
         let builder = || {
             reqwest::Client::builder()
                 .no_proxy()
@@ -123,7 +147,9 @@ impl Transport {
                     .tcp_keepalive(Duration::from_secs(5)),
             )?,
             identity,
+            sessions: Sessions::new(),
             timing,
+            removal,
             refusals: Mutex::default(),
             transfers: Mutex::default(),
         })
@@ -152,7 +178,7 @@ impl Transport {
             body_bytes,
         );
         body(&mut message);
-        let request = self.client(lane).post(url(target, path));
+        let request = self.client(lane).post(target.url(path)?);
         self.send(target, request.body(message.freeze()), deadline)
             .await
     }
@@ -170,7 +196,7 @@ impl Transport {
         let envelope = self.identity.envelope(target.id, target.incarnation);
         let mut message = messages::frame(&envelope, 64);
         messages::put(&mut message, body);
-        let mut request = self.control.post(url(target, path));
+        let mut request = self.control.post(target.url(path)?);
         if let Some(reason) = reason {
             request = request.header(CHANGE_REASON_HEADER, reason);
         }
@@ -184,9 +210,14 @@ impl Transport {
         request: reqwest::RequestBuilder,
         deadline: Duration,
     ) -> Result<Bytes, CallError> {
-        let sent = request.timeout(deadline).send().await;
+        let sent = request
+            .header(SESSION_HEADER, self.sessions.own())
+            .timeout(deadline)
+            .send()
+            .await;
         let response = sent.map_err(|e| failed(target, &e, deadline))?;
         let status = response.status();
+        self.read_headers(target, status.is_success(), response.headers());
         let answer = response
             .bytes()
             .await
@@ -199,6 +230,7 @@ impl Transport {
         if status == reqwest::StatusCode::CONFLICT
             && let Ok(refusal) = messages::decode::<Refusal>("a refusal", &answer)
         {
+            let refusal = refusal.printable();
             self.log_refusal(target, &refusal);
             return Err(CallError::Refused { id, addr, refusal });
         }
@@ -210,6 +242,30 @@ impl Transport {
             addr,
             why: format!("status {status}"),
         })
+    }
+
+    /// Reads what the headers of an answer say about this process and the other one.
+    fn read_headers(&self, target: &Target, accepted: bool, headers: &HeaderMap) {
+        if accepted {
+            self.sessions.record_acceptance(target.id);
+            // Without an incarnation, the answer may be that of another data directory.
+            if !target.incarnation.is_nil() {
+                self.sessions.record_answer(target.id, headers);
+            }
+        } else if headers
+            .get(REFUSED_HEADER)
+            .is_some_and(|why| why == DUPLICATE)
+        {
+            self.sessions.record_refusal(target.id);
+        }
+        let removed_at = headers
+            .get(REMOVED_HEADER)
+            .and_then(|index| index.to_str().ok()?.parse().ok());
+        if let Some(index) = removed_at
+            && self.identity.cluster().is_some()
+        {
+            self.removal.set(index);
+        }
     }
 
     fn log_refusal(&self, target: &Target, refusal: &Refusal) {
@@ -249,7 +305,8 @@ impl Transport {
             messages::frame(&self.identity.envelope(target.id, target.incarnation), 0).freeze();
         let request = self
             .liveness
-            .post(format!("http://{}{}", target.addr, LIVENESS_PATH))
+            .post(target.url(LIVENESS_PATH)?)
+            .header(SESSION_HEADER, self.sessions.own())
             .body(message)
             .send();
         let (id, addr) = (target.id, target.addr.clone());
@@ -270,10 +327,8 @@ impl Transport {
     }
 }
 
-fn url(target: &Target, path: &str) -> String {
-    format!("http://{}{path}", target.addr)
-}
-
+/// Header of an answer to a removed node: index of the log entry by which it was removed, or of a later one.
+pub(crate) const REMOVED_HEADER: HeaderName = HeaderName::from_static("triarch-removed-at");
 pub(crate) const LIVENESS_PATH: &str = "/raft/watch";
 
 fn failed(target: &Target, e: &reqwest::Error, waited: Duration) -> CallError {

@@ -27,6 +27,7 @@ use crate::node::peer_questions;
 use crate::node::peer_server;
 use crate::node::peer_server::PeerService;
 use crate::node::status_report;
+use crate::node_address::NodeAddress;
 use crate::proposals::batcher::Proposer;
 use crate::proposals::committed::Committed;
 use crate::proposals::options::ProposeOptions;
@@ -34,6 +35,7 @@ use crate::proposals::piggyback::{PiggybackDispatcher, PiggybackSource};
 use crate::proposals::read_index;
 use crate::proposals::read_index::ReadBarrier;
 use crate::protocol::identity::Identity;
+use crate::removal::{Removal, RemovalSignal};
 use crate::state_machine::StateMachine;
 use crate::status::{DiskStatus, Leadership, Readiness, Status};
 use crate::storage::disk_space::ClusterDiskSpace;
@@ -72,6 +74,7 @@ pub(super) struct Inner<S: StateMachine> {
     pub(super) leadership_transfer: Arc<LeadershipTransfer>,
     pub(super) leadership: watch::Receiver<Leadership>,
     pub(super) fatal_error: FatalErrorSignal,
+    pub(super) removal: RemovalSignal,
     pub(super) metrics: Arc<ConsensusMetrics>,
     pub(super) proposer: Proposer<S::Reply>,
     pub(super) piggyback: Arc<PiggybackSource<S::Reply>>,
@@ -267,9 +270,7 @@ impl<S: StateMachine> Node<S> {
     /// Returns the routes for peers, under `/raft/`. They must be served at the node's address, with TCP_NODELAY. The
     /// runtime that the node was started on is best, so that no other load delays them.
     pub fn routes(&self) -> axum::Router {
-        let service = || Arc::clone(&self.inner.peer_service);
-        peer_server::routes(service(), self.inner.config.limits.peer_body_bytes_max())
-            .merge(peer_questions::routes(service()))
+        peer_server::routes(Arc::clone(&self.inner.peer_service))
     }
 
     /// Returns the configured timing.
@@ -277,10 +278,33 @@ impl<S: StateMachine> Node<S> {
         &self.inner.config.timing
     }
 
-    /// Adds the empty node that waits at `addr` (`host:port`). It gets the log as a learner. The leader of the moment
+    /// Returns a receiver of the removal of this node from its cluster, once it is known here. The process must exit.
+    pub fn removal(&self) -> watch::Receiver<Option<Removal>> {
+        self.inner.removal.subscribe()
+    }
+
+    /// Returns why other nodes refuse all messages of this one, if they do: it was removed, or another process runs under
+    /// its identity.
+    pub fn exclusion(&self) -> Option<String> {
+        if let Some(removal) = self.inner.removal.get() {
+            return Some(removal.to_string());
+        }
+        let by = self.inner.changer.transport.sessions.refused_by()?;
+        let me = self.inner.config.node_id;
+        Some(format!(
+            "another process runs as node {me}, on a copy of this data directory, and answers at the address that the cluster \
+             knows; node {by} refuses this one. Stop one of the two, and delete its directory"
+        ))
+    }
+
+    /// Returns the number of messages refused because another process answers at their sender's address.
+    pub fn duplicate_messages(&self) -> u64 {
+        self.inner.changer.transport.sessions.duplicate_messages()
+    }
+
+    /// Adds the empty node that waits at `addr`. It gets the log as a learner. The leader of the moment
     /// makes it a voter once it has caught up, whatever becomes of this node. Repeated calls have no further effect.
-    pub async fn add(&self, id: u64, addr: impl Into<String>) -> Result<(), ChangeError> {
-        let addr = addr.into();
+    pub async fn add(&self, id: u64, addr: NodeAddress) -> Result<(), ChangeError> {
         self.run_change(move |changer| async move { changer.add(id, addr).await })
             .await
     }

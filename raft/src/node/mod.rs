@@ -3,6 +3,8 @@
 //! This is the top folder: it uses every other one, and only the crate's root uses it.
 
 pub(crate) mod handle;
+pub(crate) mod peer_admission;
+mod peer_budget;
 mod peer_questions;
 pub(crate) mod peer_server;
 mod start;

@@ -3,32 +3,27 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::routing::post;
-use bytes::Bytes;
 
 use crate::error::ReadError;
 use crate::node::peer_server::{PeerResult, PeerService, Postcard, ServiceState};
 use crate::protocol::messages::Refusal;
 use crate::state_machine::StateMachine;
-use crate::tasks::append_probe::{PROBE_MESSAGE_BYTES_MAX, PROBE_PATH, ProbeReply};
+use crate::tasks::append_probe::{PROBE_PATH, ProbeReply};
 use crate::tasks::readiness_monitor::{READ_INDEX_PATH, ReadIndexReply};
 
-/// Returns the routes of the questions.
-pub(super) fn routes<S: StateMachine>(service: Arc<PeerService<S>>) -> Router {
+/// Returns the routes of the questions. Admission has checked the sender, and has received the message.
+pub(super) fn routes<S: StateMachine>() -> Router<Arc<PeerService<S>>> {
     Router::new()
         .route(READ_INDEX_PATH, post(read_index::<S>))
         .route(PROBE_PATH, post(probe::<S>))
-        .layer(DefaultBodyLimit::max(PROBE_MESSAGE_BYTES_MAX))
-        .with_state(service)
 }
 
 /// Confirms with a majority that this node leads, and answers with what it has applied then.
 async fn read_index<S: StateMachine>(
     State(service): ServiceState<S>,
-    message: Bytes,
 ) -> PeerResult<Postcard<ReadIndexReply>> {
-    service.open(message)?;
     let confirmed = service.read_barrier.wait().await;
     let commit_index = confirmed.map_err(|e| match e {
         ReadError::ShuttingDown | ReadError::StorageFailed(_) => Refusal::Stopping(e.to_string()),
@@ -40,8 +35,6 @@ async fn read_index<S: StateMachine>(
 /// Answers a probe, whatever its size, with the reach and the disk of this node.
 async fn probe<S: StateMachine>(
     State(service): ServiceState<S>,
-    message: Bytes,
 ) -> PeerResult<Postcard<ProbeReply>> {
-    service.open(message)?;
     Ok(Postcard(service.prober.report()))
 }

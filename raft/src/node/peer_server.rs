@@ -1,17 +1,18 @@
 //! Server for peers: the handlers of all routes under `/raft/`.
 //!
-//! The sender and the receiver of every message are checked before anything else is done with it. Answers are postcard
-//! with status 200, or a [`Refusal`] with status 409.
+//! [`peer_admission`] has checked sender and receiver of every message before. Nothing of a message is kept before all of
+//! it is decoded and within bounds. Answers are postcard with status 200, or a [`Refusal`] with status 409.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use axum::{Extension, Router};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use openraft::LogIdOptionExt;
@@ -21,7 +22,6 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, VoteResponse,
 };
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use triarch_storage::SpaceLevel;
 
@@ -30,13 +30,15 @@ use crate::leadership::change_reason::{
     CHANGE_REASON_HEADER, LeaderChangeReason, LeaderChangeReasons, TransferReason,
 };
 use crate::leadership::role::LeaderContact;
-use crate::membership::bootstrap::{Adopt, Bootstrapper, Form, Hello};
+use crate::membership::bootstrap::{Adopt, Bootstrapper, Form, Hello, HelloReply};
 use crate::network::snapshot_transfer::{Announcement, ChunkHead, TransferProgress};
 use crate::network::transport::LIVENESS_PATH;
+use crate::node::peer_admission;
+use crate::node::peer_admission::PeerAdmission;
+use crate::node::peer_questions;
 use crate::proposals::read_index::ReadBarrier;
 use crate::protocol::entry_format;
 use crate::protocol::entry_format::{DecodeError, STAMP_MS_MAX};
-use crate::protocol::identity::Identity;
 use crate::protocol::messages;
 use crate::protocol::messages::{
     AppendReply, Envelope, NodeHealth, Refusal, TransferReply, TransferRequestV1, VoteReply,
@@ -52,7 +54,7 @@ use crate::types::{Config, Entry, LogId, Payload, Snapshot, SnapshotMeta, Vote};
 
 /// State of the handlers.
 pub(crate) struct PeerService<S: StateMachine> {
-    pub identity: Arc<Identity>,
+    pub admission: Arc<PeerAdmission<S>>,
     pub raft: Raft<S>,
     pub bootstrapper: Arc<Bootstrapper<S>>,
     pub leader_contact: Arc<LeaderContact>,
@@ -76,11 +78,9 @@ pub(crate) struct PeerService<S: StateMachine> {
 pub(super) type ServiceState<S> = State<Arc<PeerService<S>>>;
 pub(super) type PeerResult<T> = Result<T, Refusal>;
 
-pub(crate) fn routes<S: StateMachine>(
-    service: Arc<PeerService<S>>,
-    body_bytes_max: usize,
-) -> Router {
-    Router::new()
+pub(crate) fn routes<S: StateMachine>(service: Arc<PeerService<S>>) -> Router {
+    let admission = || Arc::clone(&service.admission);
+    let members = Router::new()
         .route("/raft/append", post(append::<S>))
         .route("/raft/heartbeat", post(append::<S>))
         .route("/raft/vote", post(vote::<S>))
@@ -90,21 +90,26 @@ pub(crate) fn routes<S: StateMachine>(
         .route("/raft/snapshot/chunk", post(chunk::<S>))
         .route("/raft/snapshot/install", post(install::<S>))
         .route("/raft/digest", post(digest::<S>))
-        .route("/raft/clock", post(clock::<S>))
+        .route("/raft/clock", post(clock))
+        .route(LIVENESS_PATH, post(hold_liveness::<S>))
+        .merge(peer_questions::routes())
+        .route_layer(from_fn_with_state(
+            admission(),
+            peer_admission::of_members::<S>,
+        ));
+    let anyone = Router::new()
         .route("/raft/hello", post(hello::<S>))
         .route("/raft/form", post(form::<S>))
         .route("/raft/adopt", post(adopt::<S>))
-        .route(LIVENESS_PATH, post(hold_liveness::<S>))
-        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .route_layer(from_fn_with_state(
+            admission(),
+            peer_admission::of_anyone::<S>,
+        ));
+    members
+        .merge(anyone)
+        // Admission has bounded every body.
+        .layer(DefaultBodyLimit::disable())
         .with_state(service)
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let mut body = BytesMut::new();
-        messages::put(&mut body, &self);
-        (StatusCode::CONFLICT, body.freeze()).into_response()
-    }
 }
 
 impl From<DecodeError> for Refusal {
@@ -152,32 +157,6 @@ impl<T: Serialize> IntoResponse for WithHealth<T> {
 }
 
 impl<S: StateMachine> PeerService<S> {
-    pub(super) fn open(&self, message: Bytes) -> PeerResult<(Envelope, Bytes)> {
-        let (envelope, body) = messages::open_frame(message)?;
-        self.identity.check_peer(&envelope)?;
-        Ok((envelope, body))
-    }
-
-    fn read<T: DeserializeOwned>(
-        &self,
-        what: &'static str,
-        message: Bytes,
-    ) -> PeerResult<(Envelope, T)> {
-        let (envelope, body) = self.open(message)?;
-        Ok((envelope, messages::decode(what, &body)?))
-    }
-
-    /// Decodes a message that may come from outside the cluster, or arrive before this node belongs to a cluster.
-    fn read_outside<T: DeserializeOwned>(
-        &self,
-        what: &'static str,
-        message: Bytes,
-    ) -> PeerResult<T> {
-        let (envelope, body) = messages::open_frame(message)?;
-        self.identity.check_receiver(&envelope)?;
-        Ok(messages::decode(what, &body)?)
-    }
-
     /// Refuses an absurd term. See [`messages::check_term`].
     fn check_term(&self, theirs: u64) -> PeerResult<()> {
         let own = self.raft.metrics().borrow_watched().vote.leader_id.term;
@@ -318,10 +297,10 @@ impl<S: StateMachine> PeerService<S> {
 
 async fn append<S: StateMachine>(
     State(service): ServiceState<S>,
+    Extension(envelope): Extension<Envelope>,
     message: Bytes,
 ) -> PeerResult<WithHealth<AppendReply>> {
-    let (envelope, body) = service.open(message)?;
-    let request = messages::open_append(body)?;
+    let request = messages::open_append(message)?;
     if request.vote.leader_id.voted_for != envelope.from {
         return Err(Refusal::Malformed(
             "an append in the name of another node".into(),
@@ -347,9 +326,10 @@ fn reason_in(headers: &HeaderMap) -> Option<TransferReason> {
 async fn vote<S: StateMachine>(
     State(service): ServiceState<S>,
     headers: HeaderMap,
+    Extension(envelope): Extension<Envelope>,
     message: Bytes,
 ) -> PeerResult<WithHealth<VoteReply>> {
-    let (envelope, mut request) = service.read::<VoteRequestV1>("a vote", message)?;
+    let mut request: VoteRequestV1 = messages::decode("a vote", &message)?;
     if let Some(why) = reason_in(&headers) {
         request.why = LeaderChangeReason::Transferred(why);
     }
@@ -367,9 +347,10 @@ async fn vote<S: StateMachine>(
 
 async fn pre_vote<S: StateMachine>(
     State(service): ServiceState<S>,
+    Extension(envelope): Extension<Envelope>,
     message: Bytes,
 ) -> PeerResult<WithHealth<VoteReply>> {
-    let (envelope, request) = service.read::<VoteRequestV1>("a pre-vote", message)?;
+    let request: VoteRequestV1 = messages::decode("a pre-vote", &message)?;
     service.check_term(request.campaign_of(envelope.from)?)?;
     if let Some(withheld) = service.withheld_vote(&request) {
         return Ok(WithHealth(withheld, service.disk_space.health()));
@@ -381,10 +362,10 @@ async fn pre_vote<S: StateMachine>(
 async fn transfer<S: StateMachine>(
     State(service): ServiceState<S>,
     headers: HeaderMap,
+    Extension(envelope): Extension<Envelope>,
     message: Bytes,
 ) -> PeerResult<Postcard<TransferReply>> {
-    let (envelope, request) =
-        service.read::<TransferRequestV1>("a transfer of leadership", message)?;
+    let request: TransferRequestV1 = messages::decode("a transfer of leadership", &message)?;
     let term = request.term_of_leader(envelope.from)?;
     service.check_term(term)?;
     if let Some(why) = reason_in(&headers).or(request.why) {
@@ -412,33 +393,33 @@ async fn digest<S: StateMachine>(
     State(service): ServiceState<S>,
     message: Bytes,
 ) -> PeerResult<Postcard<DigestReply>> {
-    let (_, request) = service.read::<DigestRequest>("a question for a digest", message)?;
+    let request: DigestRequest = messages::decode("a question for a digest", &message)?;
     Ok(Postcard(service.digest_history.reply(&request)))
 }
 
-async fn clock<S: StateMachine>(
-    State(service): ServiceState<S>,
-    message: Bytes,
-) -> PeerResult<Postcard<ClockReply>> {
-    service.open(message)?;
-    Ok(Postcard(ClockReply::now()))
+async fn clock() -> Postcard<ClockReply> {
+    Postcard(ClockReply::now())
 }
 
 async fn hello<S: StateMachine>(
     State(service): ServiceState<S>,
     message: Bytes,
-) -> PeerResult<Postcard<crate::membership::bootstrap::HelloReply>> {
-    let _: Hello = service.read_outside("a hello", message)?;
+) -> PeerResult<Postcard<HelloReply>> {
+    let _: Hello = messages::decode("a hello", &message)?;
     Ok(Postcard(service.bootstrapper.hello()))
 }
 
-async fn form<S: StateMachine>(State(service): ServiceState<S>, message: Bytes) -> PeerResult<()> {
-    let form: Form = service.read_outside("the founding of a cluster", message)?;
-    service.bootstrapper.form(form).await
+async fn form<S: StateMachine>(
+    State(service): ServiceState<S>,
+    Extension(envelope): Extension<Envelope>,
+    message: Bytes,
+) -> PeerResult<()> {
+    let form: Form = messages::decode("the founding of a cluster", &message)?;
+    service.bootstrapper.form(form, &envelope).await
 }
 
 async fn adopt<S: StateMachine>(State(service): ServiceState<S>, message: Bytes) -> PeerResult<()> {
-    let adopt: Adopt = service.read_outside("an adoption", message)?;
+    let adopt: Adopt = messages::decode("an adoption", &message)?;
     service.bootstrapper.adopt(adopt).await
 }
 
@@ -446,23 +427,27 @@ async fn adopt<S: StateMachine>(State(service): ServiceState<S>, message: Bytes)
 /// [`crate::tasks::leader_failure_detector`].
 async fn hold_liveness<S: StateMachine>(
     State(service): ServiceState<S>,
-    message: Bytes,
-) -> PeerResult<Body> {
-    service.open(message)?;
+    Extension(envelope): Extension<Envelope>,
+) -> Body {
     let mut stopping = service.stopping.clone();
+    let replaced = service.admission.budgets.watch(envelope.from);
     let never = stream::once(async move {
-        // An error means that the node is gone, which also ends the answer.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
+        tokio::select! {
+            // An error means that the node is gone, which also ends the answer.
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+            _ = replaced => {}
+        }
         Ok::<_, std::io::Error>(Bytes::new())
     });
-    Ok(Body::from_stream(never))
+    Body::from_stream(never)
 }
 
 async fn announce<S: StateMachine>(
     State(service): ServiceState<S>,
+    Extension(envelope): Extension<Envelope>,
     message: Bytes,
 ) -> PeerResult<Postcard<TransferProgress>> {
-    let (envelope, body) = service.read::<Announcement>("a snapshot", message)?;
+    let body: Announcement = messages::decode("a snapshot", &message)?;
     service.check_term(body.vote.term())?;
     if let Some(mine) = service.higher_vote(&body.vote.into()) {
         return Ok(Postcard(TransferProgress::Deposed {
@@ -495,12 +480,12 @@ async fn announce<S: StateMachine>(
 
 async fn chunk<S: StateMachine>(
     State(service): ServiceState<S>,
+    Extension(envelope): Extension<Envelope>,
     message: Bytes,
 ) -> PeerResult<Postcard<TransferProgress>> {
-    let (envelope, body) = service.open(message)?;
-    let (head, rest) = postcard::take_from_bytes::<ChunkHead>(&body)
+    let (head, rest) = postcard::take_from_bytes::<ChunkHead>(&message)
         .map_err(|e| DecodeError::new("a chunk of a snapshot", e.to_string()))?;
-    let contents = body.slice(body.len() - rest.len()..);
+    let contents = message.slice(message.len() - rest.len()..);
     if crc32c::crc32c(&contents) != head.crc {
         return Err(Refusal::Malformed(
             "a chunk of a snapshot was damaged in transit".into(),
@@ -532,10 +517,10 @@ async fn chunk<S: StateMachine>(
 
 async fn install<S: StateMachine>(
     State(service): ServiceState<S>,
+    Extension(envelope): Extension<Envelope>,
     message: Bytes,
 ) -> PeerResult<Postcard<VoteV1>> {
-    let (envelope, body) =
-        service.read::<Announcement>("the installation of a snapshot", message)?;
+    let body: Announcement = messages::decode("the installation of a snapshot", &message)?;
     service.check_term(body.vote.term())?;
     let vote = Vote::from(body.vote);
     if let Some(mine) = service.higher_vote(&vote) {

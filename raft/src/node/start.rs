@@ -11,7 +11,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::apply::applier::{Applied, Applier, Raft};
+use crate::apply::applier::{Applied, Applier, Raft, membership};
+use crate::apply::snapshot_policy::SnapshotTrigger;
 use crate::apply::used_node_ids::UsedNodeIds;
 use crate::config::NodeConfig;
 use crate::error::StartError;
@@ -22,10 +23,13 @@ use crate::leadership::change_reason::LeaderChangeReasons;
 use crate::leadership::role::{LeaderContact, LeadershipTransfer, RaftRole};
 use crate::membership::bootstrap::Bootstrapper;
 use crate::membership::changes::MembershipChanger;
+use crate::membership::senders::SenderLookup;
 use crate::metrics::ConsensusMetrics;
 use crate::network::peer_client::NetworkFactory;
 use crate::network::transport::Transport;
 use crate::node::handle::{Inner, Node};
+use crate::node::peer_admission::PeerAdmission;
+use crate::node::peer_budget::PeerBudgets;
 use crate::node::peer_server::PeerService;
 use crate::openraft_config::raft_config;
 use crate::proposals::batcher::{Batcher, Clock, Proposer, proposals};
@@ -34,6 +38,7 @@ use crate::proposals::piggyback::PiggybackSource;
 use crate::proposals::read_index;
 use crate::proposals::read_index::{ReadBarrier, ReadIndexRounds};
 use crate::protocol::identity::Identity;
+use crate::removal::RemovalSignal;
 use crate::state_machine::StateMachine;
 use crate::status::Leadership;
 use crate::storage::disk_space::ClusterDiskSpace;
@@ -78,7 +83,10 @@ impl<S: StateMachine> Node<S> {
             signals,
         };
         let bootstrapper = assembly.bootstrapper();
-        if let Err(e) = bootstrapper.check_not_foreign().await {
+        let checked = bootstrapper.check_not_foreign().await;
+        let removed = assembly.shared.removal.get();
+        let removed = removed.map(|removal| StartError::Foreign(removal.to_string()));
+        if let Some(e) = removed.or(checked.err()) {
             assembly.abandon().await;
             return Err(e);
         }
@@ -104,6 +112,7 @@ struct Shared {
     identity: Arc<Identity>,
     transport: Arc<Transport>,
     fatal_error: FatalErrorSignal,
+    removal: RemovalSignal,
     metrics: Arc<ConsensusMetrics>,
     disk_space: Arc<ClusterDiskSpace>,
     leader_contact: Arc<LeaderContact>,
@@ -122,9 +131,11 @@ impl Shared {
             storage.directory.incarnation,
             storage.cluster,
         ));
+        let removal = RemovalSignal::new(config.node_id);
         let transport = Arc::new(Transport::new(
             Arc::clone(&identity),
             config.timing.clone(),
+            removal.clone(),
         )?);
         let disk_space = Arc::new(ClusterDiskSpace::new(
             storage.space.clone(),
@@ -138,6 +149,7 @@ impl Shared {
             identity,
             transport,
             fatal_error: FatalErrorSignal::new(),
+            removal,
             metrics,
             disk_space,
             leader_contact,
@@ -170,8 +182,8 @@ async fn start_consensus<S: StateMachine>(
         machine,
         storage.snapshots.clone(),
         shared.fatal_error.clone(),
-        config.snapshot.clone(),
-        config.node_id,
+        shared.removal.clone(),
+        SnapshotTrigger::new(config.snapshot.clone(), config.node_id),
         Arc::clone(&snapshot_due),
         Arc::clone(&shared.metrics),
     );
@@ -194,6 +206,10 @@ async fn start_consensus<S: StateMachine>(
     let raft = Raft::<S>::new(config.node_id, raft_config, network, log, applier)
         .await
         .map_err(|e| StartError::Recovery(e.to_string()))?;
+    // Peers are judged by these members from the first message on.
+    let members = membership(&raft);
+    let members = members.nodes().map(|(id, member)| (*id, member.clone()));
+    shared.identity.set_members(members.collect());
     let elections_from = first_election(config, &raft, has_voted);
     Ok(Consensus {
         raft,
@@ -375,7 +391,7 @@ impl<S: StateMachine> Assembly<S> {
         read_barrier: &Arc<ReadBarrier>,
     ) -> Arc<PeerService<S>> {
         Arc::new(PeerService {
-            identity: Arc::clone(&self.shared.identity),
+            admission: self.peer_admission(),
             raft: self.consensus.raft.clone(),
             bootstrapper: Arc::clone(bootstrapper),
             leader_contact: Arc::clone(&self.shared.leader_contact),
@@ -432,6 +448,27 @@ impl<S: StateMachine> Assembly<S> {
             out_of_touch,
             tick: self.tick(),
         }
+    }
+
+    fn peer_admission(&self) -> Arc<PeerAdmission<S>> {
+        let timing = &self.config.timing;
+        let message_bytes_max = self.config.limits.peer_body_bytes_max();
+        Arc::new(PeerAdmission {
+            identity: Arc::clone(&self.shared.identity),
+            raft: self.consensus.raft.clone(),
+            transport: Arc::clone(&self.shared.transport),
+            used_ids: self.consensus.used_ids.clone(),
+            senders: SenderLookup {
+                raft: self.consensus.raft.clone(),
+                transport: Arc::clone(&self.shared.transport),
+                mode: self.config.bootstrap.clone(),
+                last: Arc::default(),
+            },
+            budgets: PeerBudgets::new(message_bytes_max),
+            message_bytes_max,
+            message_timeout: Duration::from_millis(timing.append_ms.max(timing.snapshot_chunk_ms)),
+            asking_session: tokio::sync::Mutex::new(()),
+        })
     }
 
     fn leadership_observer(
@@ -559,6 +596,7 @@ impl<S: StateMachine> Assembly<S> {
                 leader_contact: shared.leader_contact,
                 catch_up: shared.catch_up,
                 fatal_error: shared.fatal_error,
+                removal: shared.removal,
                 metrics: shared.metrics,
                 proposer: services.proposer,
                 piggyback: services.piggyback,

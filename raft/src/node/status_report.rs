@@ -8,6 +8,7 @@ use openraft::{Instant as _, LogIdOptionExt, ServerState};
 use crate::apply::applier::Applied;
 use crate::leadership::role::RaftRole;
 use crate::protocol::identity::Identity;
+use crate::protocol::printable::printable;
 use crate::status::{NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status};
 use crate::storage::disk_space::ClusterDiskSpace;
 use crate::types::Config;
@@ -62,7 +63,7 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
                 leading && !mine && last_ack().is_none_or(|at| at.into_inner().elapsed() > lease);
             NodeStatus {
                 id,
-                addr: member.addr.clone(),
+                addr: printable(&member.addr),
                 role: if voters.contains(&id) {
                     PeerRole::Voter
                 } else {

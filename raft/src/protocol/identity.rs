@@ -2,7 +2,8 @@
 //!
 //! A message is handled only if it was meant for this id on this data directory, in this cluster. Its sender must be on
 //! the data directory that the cluster knows it by. A wiped disk that comes back under its old id therefore neither
-//! votes nor is voted for. Two clusters on the same ports never mix.
+//! votes nor is voted for. Two clusters on the same ports never mix. A sender that this node knows no member by is left
+//! to [`crate::membership::senders`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -115,9 +116,16 @@ impl Identity {
         Ok(())
     }
 
-    /// Checks that a message is for this node and comes from a member of its cluster.
-    pub(crate) fn check_peer(&self, envelope: &Envelope) -> Result<(), Refusal> {
+    /// Checks that a message is for this node, and comes from its cluster. Returns the member that sent it, if it is
+    /// known here.
+    pub(crate) fn check_peer(&self, envelope: &Envelope) -> Result<Option<Member>, Refusal> {
         self.check_receiver(envelope)?;
+        if envelope.from == self.node_id {
+            return Err(Refusal::Rule(format!(
+                "it is itself node {}, and takes no messages of another process of that id",
+                self.node_id
+            )));
+        }
         let state = self.state.read();
         let Some(mine) = state.cluster else {
             return Err(Refusal::NotFormed);
@@ -128,19 +136,21 @@ impl Identity {
                 yours: envelope.cluster,
             });
         }
-        // A sender that this node does not know may have been added by entries it has not received yet.
-        match state.members.get(&envelope.from) {
-            Some(known)
-                if known.incarnation != envelope.from_incarnation
-                    && !mutated!(WipedDirectoryVotes) =>
-            {
-                Err(Refusal::SenderReplaced {
-                    from: envelope.from,
-                })
-            }
-            Some(_) | None => Ok(()),
-        }
+        let known = state.members.get(&envelope.from);
+        known
+            .map(|known| check_incarnation(known, envelope))
+            .transpose()
     }
+}
+
+/// Checks that a member speaks from the data directory that the cluster knows it by. Returns the member.
+pub(crate) fn check_incarnation(known: &Member, envelope: &Envelope) -> Result<Member, Refusal> {
+    if known.incarnation != envelope.from_incarnation && !mutated!(WipedDirectoryVotes) {
+        return Err(Refusal::SenderReplaced {
+            from: envelope.from,
+        });
+    }
+    Ok(known.clone())
 }
 
 #[cfg(test)]
@@ -177,13 +187,17 @@ mod tests {
     fn only_a_known_directory_of_the_same_cluster_is_heard() {
         let me = identity();
         let other = Uuid::from_bytes([3; 16]);
-        assert_eq!(me.check_peer(&from_2()), Ok(()));
+        let member = Member {
+            addr: "h:2".into(),
+            incarnation: PEERS,
+        };
+        assert_eq!(me.check_peer(&from_2()), Ok(Some(member.clone())));
         assert_eq!(
             me.check_peer(&Envelope {
                 to_incarnation: Uuid::nil(),
                 ..from_2()
             }),
-            Ok(())
+            Ok(Some(member))
         );
         assert_eq!(
             me.check_peer(&Envelope {
@@ -191,7 +205,7 @@ mod tests {
                 from_incarnation: other,
                 ..from_2()
             }),
-            Ok(())
+            Ok(None)
         );
         assert_eq!(
             me.check_peer(&Envelope {
@@ -224,6 +238,12 @@ mod tests {
                 incarnation: MINE
             })
         );
+        let itself = Envelope {
+            from: 1,
+            from_incarnation: MINE,
+            ..from_2()
+        };
+        assert!(matches!(me.check_peer(&itself), Err(Refusal::Rule(_))));
         let fresh = Identity::new(1, "h:1".into(), MINE, None);
         assert_eq!(fresh.check_peer(&from_2()), Err(Refusal::NotFormed));
     }

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::leadership::change_reason::{LeaderChangeReason, TransferReason};
 use crate::protocol::entry_format;
 use crate::protocol::entry_format::{DecodeError, MembershipV1};
+use crate::protocol::printable::printable;
 use crate::types::{Config, Entry, LogId, Payload, SnapshotMeta, StoredMembership, Vote, log_id};
 
 const VERSION: u8 = 1;
@@ -58,6 +59,23 @@ pub(crate) enum Refusal {
     Rule(String),
     #[error("its disk has no room for more")]
     DiskLow,
+}
+
+impl Refusal {
+    /// Returns the refusal with texts that are safe to log and to show.
+    pub(crate) fn printable(self) -> Self {
+        match self {
+            Refusal::Malformed(text) => Refusal::Malformed(printable(&text)),
+            Refusal::Stopping(text) => Refusal::Stopping(printable(&text)),
+            Refusal::Rule(text) => Refusal::Rule(printable(&text)),
+            Refusal::OtherCluster { .. }
+            | Refusal::NotFormed
+            | Refusal::OtherNode { .. }
+            | Refusal::OtherIncarnation { .. }
+            | Refusal::SenderReplaced { .. }
+            | Refusal::DiskLow => self,
+        }
+    }
 }
 
 /// Returns the head of a frame. The body follows.

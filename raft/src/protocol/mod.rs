@@ -7,3 +7,5 @@
 pub(crate) mod entry_format;
 pub(crate) mod identity;
 pub(crate) mod messages;
+pub(crate) mod printable;
+pub(crate) mod sessions;

@@ -11,9 +11,11 @@ use triarch_storage::testing::MemoryLog;
 use triarch_storage::{DataDir, FreeSpace, LogStore, SledLogOptions};
 
 use crate::apply::applier::Applier;
+use crate::apply::snapshot_policy::SnapshotTrigger;
 use crate::config::SnapshotPolicy;
 use crate::fatal::FatalErrorSignal;
 use crate::metrics::ConsensusMetrics;
+use crate::removal::RemovalSignal;
 use crate::state_machine::{EntryView, Frozen, StateMachine};
 use crate::storage::log_store::RaftLog;
 use crate::storage::snapshot_store::Snapshots;
@@ -86,8 +88,8 @@ impl StoreBuilder<Config, RaftLog, Applier<Nothing>, (tempfile::TempDir, DataDir
             Nothing,
             snapshots,
             fatal_error,
-            SnapshotPolicy::default(),
-            1,
+            RemovalSignal::new(1),
+            SnapshotTrigger::new(SnapshotPolicy::default(), 1),
             due,
             metrics,
         );

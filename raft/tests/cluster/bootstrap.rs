@@ -200,9 +200,11 @@ fn a_node_joins_is_promoted_and_leaves() {
             .map(|(id, _)| *id)
     });
     let node = cluster.node(leader).clone();
-    cluster.block_on(leader, node.add(4, addr.clone())).unwrap();
     cluster
-        .block_on(leader, node.add(4, addr.clone()))
+        .block_on(leader, node.add(4, addr.parse().unwrap()))
+        .unwrap();
+    cluster
+        .block_on(leader, node.add(4, addr.parse().unwrap()))
         .expect("adding it again is fine");
     let role = |id: u64| {
         node.status()
@@ -230,7 +232,9 @@ fn a_node_joins_is_promoted_and_leaves() {
     assert_eq!(again, Ok(()), "it is out");
     let unknown = cluster.block_on(leader, node.remove(7));
     assert_eq!(unknown, Err(triarch_raft::ChangeError::UnknownNode(7)));
-    let used = cluster.block_on(leader, node.add(4, addr)).unwrap_err();
+    let used = cluster
+        .block_on(leader, node.add(4, addr.parse().unwrap()))
+        .unwrap_err();
     assert!(used.to_string().contains("--id 5"), "{used}");
     let _: BTreeMap<u64, String> = cluster.founding.clone();
 }

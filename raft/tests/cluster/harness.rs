@@ -171,7 +171,7 @@ pub fn start(config: NodeConfig) -> Result<Running, StartError> {
     start_behind(config, None)
 }
 
-fn start_behind(config: NodeConfig, behind: Option<SocketAddr>) -> Result<Running, StartError> {
+pub fn start_behind(config: NodeConfig, behind: Option<SocketAddr>) -> Result<Running, StartError> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         match start_once(config.clone(), behind) {

@@ -5,9 +5,11 @@ mod links;
 
 mod bootstrap;
 mod divergence;
+mod hostile_peers;
 mod leadership;
 mod partitions;
 mod readiness;
+mod removed_nodes;
 mod restarts;
 mod snapshots;
 mod stalled_commits;

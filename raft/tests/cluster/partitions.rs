@@ -164,7 +164,9 @@ fn a_learner_that_gets_no_entries_does_not_vote() {
         cluster.links[&4].cut(id, Cut::Entries);
     }
     let node = cluster.node(leader).clone();
-    cluster.block_on(leader, node.add(4, addr)).unwrap();
+    cluster
+        .block_on(leader, node.add(4, addr.parse().unwrap()))
+        .unwrap();
     let status = |id: u64| {
         let nodes = node.status().nodes;
         nodes.into_iter().find(|one| one.id == id).unwrap()

@@ -122,6 +122,12 @@ mutations! {
 
     /// a follower appends a command that it cannot decode
     UndecodableCommandAccepted = "undecodable-command-accepted" in Raft, held by ["hostile_peers"];
+    /// a node that no member knows is heard
+    StrangerHeard = "stranger-heard" in Raft, held by ["hostile_peers"];
+    /// a stranger founds a cluster, or adopts a waiting node
+    StrangerFoundsCluster = "stranger-founds-cluster" in Raft, held by ["hostile_peers"];
+    /// a process on a copy of a data directory is heard beside the original
+    CopiedNodeHeard = "copied-node-heard" in Raft, held by ["hostile_peers"];
     /// a term far beyond every other is adopted
     TermJumpAccepted = "term-jump-accepted" in Raft, held by ["hostile_peers"];
     /// a follower that cannot be reached counts as one that has the entry
