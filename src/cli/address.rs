@@ -1,24 +1,41 @@
 //! Value parsers for addresses and host names. What can never work is refused here; what may come to work later, such as a
 //! name that does not resolve yet, is not.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
+
+use crate::server::NodeAddress;
 
 /// Maximum length of a host name in bytes.
 const NAME_BYTES_MAX: usize = 253;
 
-/// Parses `host:port`, where the host is a name, an IPv4 address, or an IPv6 address in brackets.
+/// Parses `host:port`. See [`NodeAddress`].
 pub fn host_port(text: &str) -> Result<String, String> {
-    let wrong = |why: &str| format!("'{text}' is not HOST:PORT, such as 127.0.0.1:7101{why}");
-    let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong(""))?;
-    let port: u16 = port.parse().map_err(|_| wrong(""))?;
-    let fits = match bracketed(host) {
-        Some((ip, zone)) => ip.parse::<Ipv6Addr>().is_ok() && zone != Some(""),
-        None => is_name_or_ipv4(host),
+    match text.parse::<NodeAddress>() {
+        Ok(address) => Ok(address.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Parses an address to listen on. A link-local one has a zone, as in `[fe80::1%eth0]:7101`.
+pub fn listen_address(text: &str) -> Result<String, String> {
+    let zoned = text
+        .split_once('%')
+        .and_then(|(address, rest)| Some((address, rest.split_once(']')?)));
+    let Some((address, (zone, port))) = zoned else {
+        return host_port(text);
     };
-    match (fits, port) {
-        (true, 1..) => Ok(text.to_owned()),
-        (true, 0) => Err(wrong(": the port must be from 1 to 65535")),
-        (false, _) => Err(wrong("")),
+    if !is_name(zone) {
+        return Err(format!("{text:?} has no network interface after its %"));
+    }
+    host_port(&format!("{address}]{port}"))?;
+    Ok(text.to_owned())
+}
+
+/// Parses the URL of a node, `http://host:port`, into its address.
+pub fn node_url(text: &str) -> Result<String, String> {
+    match NodeAddress::from_url(text) {
+        Ok(address) => Ok(address.to_string()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -58,15 +75,6 @@ fn bracketed(host: &str) -> Option<(&str, Option<&str>)> {
     })
 }
 
-fn is_name_or_ipv4(host: &str) -> bool {
-    let looks_like_ipv4 =
-        host.split('.').count() == 4 && host.chars().all(|c| c.is_ascii_digit() || c == '.');
-    match looks_like_ipv4 {
-        true => host.parse::<Ipv4Addr>().is_ok(),
-        false => is_name(host),
-    }
-}
-
 fn is_name(host: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     !host.is_empty() && host.len() <= NAME_BYTES_MAX && host.chars().all(fits)
@@ -83,7 +91,6 @@ mod tests {
             "node1.triarch.invalid:7101",
             "a_b-c:1",
             "[::1]:7101",
-            "[fe80::1%eth0]:7101",
             "192.0.2.1:7101",
         ] {
             assert_eq!(host_port(good), Ok(good.to_owned()));
@@ -112,6 +119,11 @@ mod tests {
 
     #[test]
     fn a_link_local_address_to_listen_on_needs_an_interface() {
+        let zoned = "[fe80::1%eth0]:7101";
+        assert_eq!(listen_address(zoned), Ok(zoned.to_owned()));
+        for wrong in ["[fe80::1%]:7101", "[fe80::1%eth0]", "[fe80::g%eth0]:7101"] {
+            listen_address(wrong).expect_err(wrong);
+        }
         assert!(check_listen("[fe80::1%eth0]:7101").is_ok());
         assert!(check_listen("[2001:db8::1]:7101").is_ok());
         let said = check_listen("[fe80::1]:7101").expect_err("no interface");

@@ -269,7 +269,12 @@ async fn forward_or_handle(
                     }
                 }
             }
-            Leadership::Unknown { .. } => {}
+            Leadership::Unknown { .. } => {
+                // This node knows no leader because none speaks to it any more. Another node must be asked.
+                if let Some(why) = app.node.exclusion() {
+                    return Problem::no_leader(why).into_response();
+                }
+            }
         }
         // The wait that the client asked for is for a leader that serves it, not for finding one.
         if give_up_at == deadline || tried_at.elapsed() > SERVED_MIN {

@@ -21,5 +21,5 @@ mod routes;
 mod run;
 
 pub use memory_limit::MemoryBounds;
-pub use options::{ServerLimits, ServerOptions, Timing};
+pub use options::{NodeAddress, NodeAddressError, ServerLimits, ServerOptions, Timing};
 pub use run::run;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use super::http::admission::ServerLimits;
+pub use triarch_raft::{NodeAddress, NodeAddressError};
 
 /// Configuration of a node. The command line builds it and has validated it.
 #[derive(Debug, Clone)]

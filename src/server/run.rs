@@ -14,7 +14,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use triarch_raft::{BootstrapMode, Checkpoint, Leadership, NodeConfig, TransferReason};
+use triarch_raft::{BootstrapMode, Checkpoint, Leadership, NodeConfig, Removal, TransferReason};
 use triarch_table::Frozen;
 use triarch_table::snapshot::DIGEST_FORMAT;
 
@@ -46,6 +46,8 @@ use crate::waiters::WAITERS_MAX;
 const REQUEST_THREADS_NICE: libc::c_int = 5;
 /// Maximum time for leadership to move to another node before the process ends anyway.
 const LEADERSHIP_TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for which a removed node says so before it ends.
+const REMOVAL_NOTICE_TIME: Duration = Duration::from_secs(10);
 /// Maximum time for requests in progress to finish before the process ends anyway.
 const REQUEST_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -117,6 +119,9 @@ async fn serve(options: ServerOptions, consensus: Handle) -> anyhow::Result<Exit
     tokio::select! {
         name = signals.stop() => {
             tracing::info!(signal = name, "stopping: handing over leadership, then finishing open requests");
+        }
+        removal = removed(&node) => {
+            return Ok(end_after_removal(options.id, &removal, &mut signals).await);
         }
         why = consensus_failure(&node) => {
             tracing::error!("this master cannot go on and stops: {why}");
@@ -315,6 +320,29 @@ fn serve_connections(
         registry,
         shutdown,
     )))
+}
+
+/// Waits until this node learns that it was removed from the cluster.
+async fn removed(node: &TableNode) -> Removal {
+    let mut removal = node.removal();
+    let known = removal.wait_for(Option::is_some).await;
+    match known.ok().and_then(|removal| removal.clone()) {
+        Some(removal) => removal,
+        None => std::future::pending().await,
+    }
+}
+
+/// Keeps a removed node up for a moment, so that probes and operators see why it is not ready, and ends it.
+async fn end_after_removal(id: u64, removal: &Removal, signals: &mut Signals) -> ExitCode {
+    log_writer::write_line(&format!(
+        "triarch server: node {id} stops in {} s: {removal}",
+        REMOVAL_NOTICE_TIME.as_secs()
+    ));
+    tokio::select! {
+        _ = signals.stop() => {}
+        () = tokio::time::sleep(REMOVAL_NOTICE_TIME) => {}
+    }
+    ExitCode::FAILURE
 }
 
 /// Waits until consensus has stopped for good, and returns the cause.

@@ -38,6 +38,8 @@ use crate::types::Member;
 const LOG_INTERVAL: Duration = Duration::from_secs(3);
 const HELLO_DELAY_MIN: Duration = Duration::from_millis(25);
 const HELLO_DELAY_MAX: Duration = Duration::from_millis(500);
+/// Maximum number of nodes found at one address before it is given up.
+const HELLO_TRIES_MAX: usize = 8;
 
 fn forming(waiting_for: String, members: BTreeMap<u64, (String, bool)>) -> FormingStatus {
     let members = members
@@ -574,19 +576,20 @@ pub(crate) async fn hello_at(
     transport: &Transport,
     addr: &str,
 ) -> Result<(u64, HelloReply), CallError> {
-    // No node has this id, so the one that listens there refuses and names its own.
-    const NO_NODE: u64 = 0;
-    match hello(transport, NO_NODE, addr).await {
-        Err(CallError::Refused {
-            refusal: Refusal::OtherNode { id, .. },
-            ..
-        }) => Ok((id, hello(transport, id, addr).await?)),
-        Err(e) => Err(e),
-        Ok(reply) => Err(CallError::Broken {
-            id: reply.id,
-            addr: addr.to_owned(),
-            why: "it answers a message for another node".into(),
-        }),
+    // No node has the first id, so the one that listens there refuses and names its own. Behind a load balancer, the next
+    // message may reach another node.
+    let mut id = 0;
+    let mut asked = 0;
+    loop {
+        match hello(transport, id, addr).await {
+            Ok(reply) => return Ok((id, reply)),
+            Err(CallError::Refused {
+                refusal: Refusal::OtherNode { id: other, .. },
+                ..
+            }) if asked < HELLO_TRIES_MAX => id = other,
+            Err(e) => return Err(e),
+        }
+        asked += 1;
     }
 }
 

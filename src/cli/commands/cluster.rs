@@ -13,6 +13,7 @@ use crate::cli::context::CommandContext;
 use crate::cli::error::CommandError;
 use crate::cli::output;
 use crate::cli::watch::watch;
+use crate::server::{NodeAddress, NodeAddressError};
 
 /// Shows and administers the masters: membership, leadership, backups
 #[derive(Debug, Args)]
@@ -87,6 +88,9 @@ impl ClusterArgs {
             ClusterCommand::Status { watch: false } => {
                 let status = status(context).await?;
                 output::print(context.format, &status, cluster_status::render)?;
+                if let Some(why) = &status.excluded {
+                    return Err(CommandError::Failed(why.clone()));
+                }
                 match (status.leader, &status.forming) {
                     (Some(_), _) => Ok(ExitCode::SUCCESS),
                     (None, Some(forming)) => Err(CommandError::Failed(format!(
@@ -132,15 +136,16 @@ impl ClusterArgs {
 }
 
 fn node(text: &str) -> Result<AddNode, String> {
-    let parsed = text.split_once('=').and_then(|(id, addr)| {
-        let id = id.parse().ok().filter(|id| *id > 0)?;
-        let (host, port) = addr.rsplit_once(':')?;
-        (!host.is_empty() && port.parse::<u16>().is_ok()).then(|| AddNode {
-            id,
-            addr: addr.to_string(),
-        })
-    });
-    parsed.ok_or_else(|| "must be an id of at least 1 and an address, as in 4=10.0.0.4:7101".into())
+    let wrong = || "must be an id of at least 1 and an address, as in 4=10.0.0.4:7101".to_owned();
+    let (id, addr) = text.split_once('=').ok_or_else(wrong)?;
+    let id = id.parse().ok().filter(|id| *id > 0).ok_or_else(wrong)?;
+    let addr: NodeAddress = addr
+        .parse()
+        .map_err(|error: NodeAddressError| error.to_string())?;
+    Ok(AddNode {
+        id,
+        addr: addr.to_string(),
+    })
 }
 
 /// Returns the status as the leader knows it; without a leader, as any master knows it.

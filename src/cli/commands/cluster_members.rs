@@ -302,6 +302,7 @@ mod tests {
             answered_by: None,
             nodes: Vec::new(),
             clock_ahead_ms: None,
+            excluded: None,
             digest: None,
             agreement: None,
         };

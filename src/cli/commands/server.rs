@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::address::{check_listen, host_name, host_port};
+use crate::cli::address::{check_listen, host_name, host_port, listen_address, node_url};
 use crate::cli::error::usage_error;
 use crate::cli::logging::LogArgs;
 use crate::server::{MemoryBounds, ServerLimits, ServerOptions, Timing, memory_limit};
@@ -23,7 +23,7 @@ pub struct ServerArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     id: u64,
     /// Address on which this node accepts connections [default: its address in --cluster]
-    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = listen_address)]
     listen: Option<String>,
     /// Address at which others reach this node, if it differs from --listen
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
@@ -35,7 +35,7 @@ pub struct ServerArgs {
     #[arg(long, value_name = "ID=HOST:PORT,…", value_delimiter = ',', value_parser = member)]
     cluster: Vec<(u64, String)>,
     /// Masters of a running cluster to join: the node starts empty and waits until `triarch cluster add` adds it
-    #[arg(long, value_name = "URL,…", value_delimiter = ',')]
+    #[arg(long, value_name = "URL,…", value_delimiter = ',', value_parser = node_url)]
     join: Vec<String>,
     /// Further host names by which clients address this node, such as that of a proxy. IP addresses, localhost and the
     /// members' hosts need no entry
@@ -313,6 +313,35 @@ mod tests {
         .unwrap();
         assert_eq!(got.listen, "0.0.0.0:7103");
         assert_eq!(got.timing, Timing::WAN);
+    }
+
+    #[test]
+    fn addresses_are_host_and_port_and_nothing_else() {
+        let listen = "--id 1 --data-dir d --cluster 1=a:1 --listen";
+        for address in ["0.0.0.0:7101", "[::]:7101", "[fe80::1%eth0]:7101"] {
+            let got = options(&format!("{listen} {address}")).unwrap();
+            assert_eq!(got.listen, address);
+        }
+        for wrong in [
+            "a",
+            "a:0",
+            "u@a:1",
+            "a:1/x",
+            "[fe80::1%]:1",
+            "[fe80::1%a/b]:1",
+        ] {
+            assert!(options(&format!("{listen} {wrong}")).is_err(), "{wrong}");
+        }
+        let join = "--id 4 --data-dir d --listen b:1 --join";
+        let got = options(&format!("{join} http://a:1,http://[::1]:2/,c:3")).unwrap();
+        assert_eq!(got.join, ["a:1", "[::1]:2", "c:3"]);
+        for wrong in ["https://a:1", "http://a", "http://u@a:1", "http://a:1/x?y"] {
+            assert!(options(&format!("{join} {wrong}")).is_err(), "{wrong}");
+        }
+        let members = "--id 1 --data-dir d --cluster";
+        for wrong in ["1=u:p@a:1", "1=a:1/path", "1=a:1#", "1=a:1?x:80"] {
+            assert!(options(&format!("{members} {wrong}")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

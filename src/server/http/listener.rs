@@ -32,6 +32,7 @@ use crate::server::http::connection_bounds::ConnectionBounds;
 use crate::server::http::connection_registry::{
     BusyConnection, ConnectionRegistry, OpenClientConnection, TooManyConnections,
 };
+use crate::server::http::peer_connections::PeerConnections;
 use crate::server::http::request_metrics::{self, RequestMetrics};
 use crate::server::http::slow_client::{InputEnd, RequestInProgress, SlowClientGuard};
 use crate::server::protocol::headers::EXECUTED;
@@ -133,7 +134,7 @@ pub async fn accept(
     metrics: Arc<RequestMetrics>,
     stop: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(bounds.peers));
+    let peer_connections = PeerConnections::new(bounds.peers, Arc::clone(&metrics));
     let unclassified = Arc::new(Mutex::new(Unclassified::default()));
     let mut logged: Option<Instant> = None;
     loop {
@@ -157,11 +158,11 @@ pub async fn accept(
             }
         };
         let entry = UnclassifiedEntry::add(&unclassified);
-        let (peers, clients, metrics, permits, stop) = (
+        let (peers, clients, metrics, peer_connections, stop) = (
             peers.clone(),
             clients.clone(),
             Arc::clone(&metrics),
-            Arc::clone(&permits),
+            peer_connections.clone(),
             stop.clone(),
         );
         tokio::spawn(async move {
@@ -177,12 +178,11 @@ pub async fn accept(
             };
             if peer {
                 drop(entry);
-                match permits.try_acquire() {
-                    Ok(_permit) => {
-                        let _open = metrics.peers.open();
-                        serve(stream, peers, None, stop).await;
-                    }
-                    Err(_) => metrics.peers.refused.add(1),
+                let connection = peer_connections.open();
+                let _open = metrics.peers.open();
+                tokio::select! {
+                    () = serve(stream, connection.routes(peers), None, stop) => {}
+                    () = connection.closed() => {}
                 }
             } else if let Ok(stream) = stream.into_std() {
                 // Simultaneous connections enter the queue one after the other. If it stays full, the connection is closed

@@ -16,6 +16,7 @@ pub mod connection_registry;
 pub mod forward_client;
 pub mod listen_address;
 pub mod listener;
+pub mod peer_connections;
 pub mod request_checks;
 pub mod request_metrics;
 pub mod shared_pool;

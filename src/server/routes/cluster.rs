@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
-use triarch_raft::{FormingStatus, NodeStatus, PeerRole, PeerState, TransferReason};
+use triarch_raft::{
+    FormingStatus, NodeAddress, NodeAddressError, NodeStatus, PeerRole, PeerState, TransferReason,
+};
 use triarch_sdk::wire;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -136,7 +138,9 @@ async fn add_node(
     if id == 0 {
         return Err(Problem::invalid("id", "must be at least 1").into());
     }
-    validate::name("addr", &addr)?;
+    let addr: NodeAddress = addr
+        .parse()
+        .map_err(|error: NodeAddressError| Problem::invalid("addr", error.to_string()))?;
     app.node.add(id, addr).await?;
     loop {
         let status = cluster_status(&app);
@@ -218,6 +222,7 @@ fn cluster_status(app: &App) -> wire::ClusterStatus {
         }),
         clock_ahead_ms: app.clock.skew_ms(),
         table_ahead_ms: app.clock.table_ahead_ms(app.table.read().now_ms()),
+        excluded: app.node.exclusion(),
         digest: None,
     }
 }

@@ -38,7 +38,7 @@ async fn healthz(State(app): State<App>) -> Response {
 
 /// Checks that a leader is known that reaches a majority, and that this node has applied what that leader had committed
 /// after this node's last start, pause or network cut. Otherwise `reason` names what is missing: `stopping`,
-/// `no_leader`, `no_majority`, `proposals_waiting` or `catching_up`. A node with low disk space is ready too, because it
+/// `excluded`, `no_leader`, `no_majority`, `proposals_waiting` or `catching_up`. A node with low disk space is ready too, because it
 /// serves reads and forwards requests; `disk` reports it.
 #[utoipa::path(
     get,
@@ -50,6 +50,11 @@ async fn readyz(State(app): State<App>) -> Response {
     if app.shutdown.is_cancelled() {
         return Problem::no_leader("this node is stopping")
             .with("reason", "stopping")
+            .into_response();
+    }
+    if let Some(why) = app.node.exclusion() {
+        return Problem::no_leader(why)
+            .with("reason", "excluded")
             .into_response();
     }
     let status = app.node.status();

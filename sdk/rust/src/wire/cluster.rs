@@ -37,6 +37,10 @@ pub struct ClusterStatus {
     /// never goes back, so it stays ahead after most clocks were.
     #[serde(default)]
     pub table_ahead_ms: u64,
+    /// Why the other nodes refuse every message of the responding node, if they do: it was removed from the cluster, or
+    /// another process runs on a copy of its data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excluded: Option<String>,
     /// Digest of the responding node's table; present only if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<TableDigest>,

@@ -172,6 +172,11 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
             })
             .collect(),
     );
+    out.counter(
+        "triarch_duplicate_node_messages",
+        "Messages refused because another process answers at the address of the node that they name: a copy of its data directory runs.",
+        app.node.duplicate_messages() as f64,
+    );
     for (name, help, scale, histogram) in [
         (
             "triarch_entry_commands",

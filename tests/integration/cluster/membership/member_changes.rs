@@ -245,7 +245,7 @@ async fn harmful_membership_changes_are_refused_with_advice() {
         }
     };
     // No master at the address; an id in use; another node at the address; a member of another cluster.
-    refused(&api, 4, &cluster.addr(9), &["cannot be reached", "--id 4"]).await;
+    refused(&api, 4, &cluster.addr(9), &["answers as node 4", "--id 4"]).await;
     refused(&api, follower, &cluster.addr(leader), &["node"]).await;
     refused(&api, 4, &cluster.addr(leader), &["node"]).await;
     let other = Cluster::start(1).await;

@@ -1,0 +1,174 @@
+//! Registry of connections of other nodes: bounds those of strangers, and those of each member.
+//!
+//! Anyone can connect and request `/raft/…`. A connection is a stranger's until consensus has identified a member by a
+//! message on it. At a bound, the oldest connection goes: a member identifies itself with its first message, so the
+//! oldest unidentified connection is hardly ever its; and the oldest of a member's connections is often a dead one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use triarch_raft::IdentifiedPeer;
+
+use crate::server::http::request_metrics::RequestMetrics;
+
+/// Share of all connections that may be unidentified: 1 divided by this.
+const UNIDENTIFIED_DIVISOR: usize = 4;
+/// Share of all connections that one member may have: 1 divided by this.
+const MEMBER_DIVISOR: usize = 16;
+
+/// Registry of one node.
+#[derive(Debug, Clone)]
+pub struct PeerConnections(Arc<Registry>);
+
+#[derive(Debug)]
+struct Registry {
+    unidentified_max: usize,
+    member_max: usize,
+    metrics: Arc<RequestMetrics>,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next_id: u64,
+    /// By age, under [`STRANGER`] or the member that was identified.
+    by_owner: BTreeMap<u64, BTreeMap<u64, CancellationToken>>,
+}
+
+/// Owner of unidentified connections. No node has this id.
+const STRANGER: u64 = 0;
+
+/// Entry of an open connection. Removed on drop.
+#[derive(Debug)]
+pub struct PeerConnection {
+    registry: PeerConnections,
+    id: u64,
+    owner: Mutex<u64>,
+    closed: CancellationToken,
+}
+
+impl PeerConnections {
+    /// Creates a registry for about `max` connections.
+    pub fn new(max: usize, metrics: Arc<RequestMetrics>) -> Self {
+        Self(Arc::new(Registry {
+            unidentified_max: (max / UNIDENTIFIED_DIVISOR).max(1),
+            member_max: (max / MEMBER_DIVISOR).max(1),
+            metrics,
+            open: Mutex::default(),
+        }))
+    }
+
+    /// Registers a new connection. It may take the place of an older one.
+    pub fn open(&self) -> Arc<PeerConnection> {
+        let closed = CancellationToken::new();
+        let id = {
+            let mut open = self.0.open.lock();
+            open.next_id += 1;
+            open.next_id
+        };
+        self.insert(STRANGER, id, closed.clone());
+        Arc::new(PeerConnection {
+            registry: self.clone(),
+            id,
+            owner: Mutex::new(STRANGER),
+            closed,
+        })
+    }
+
+    fn insert(&self, owner: u64, id: u64, closed: CancellationToken) {
+        let max = match owner {
+            STRANGER => self.0.unidentified_max,
+            _ => self.0.member_max,
+        };
+        let mut open = self.0.open.lock();
+        let connections = open.by_owner.entry(owner).or_default();
+        connections.insert(id, closed);
+        if connections.len() > max
+            && let Some((_, oldest)) = connections.pop_first()
+        {
+            oldest.cancel();
+            self.0.metrics.peers.refused.add(1);
+        }
+    }
+
+    fn remove(&self, owner: u64, id: u64) {
+        let mut open = self.0.open.lock();
+        if let Some(connections) = open.by_owner.get_mut(&owner) {
+            connections.remove(&id);
+            if connections.is_empty() {
+                open.by_owner.remove(&owner);
+            }
+        }
+    }
+}
+
+impl PeerConnection {
+    /// Completes when another connection has taken the place of this one.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    /// Returns the routes between nodes for this connection. A message of a member identifies it.
+    pub fn routes(self: &Arc<Self>, peers: Router) -> Router {
+        let connection = Arc::clone(self);
+        peers.layer(from_fn(move |request: Request, next: Next| {
+            let connection = Arc::clone(&connection);
+            async move {
+                let response = next.run(request).await;
+                if let Some(IdentifiedPeer(member)) = response.extensions().get() {
+                    connection.identify(*member);
+                }
+                response
+            }
+        }))
+    }
+
+    fn identify(&self, member: u64) {
+        let mut owner = self.owner.lock();
+        if *owner == member {
+            return;
+        }
+        self.registry.remove(*owner, self.id);
+        *owner = member;
+        self.registry.insert(member, self.id, self.closed.clone());
+    }
+}
+
+impl Drop for PeerConnection {
+    fn drop(&mut self) {
+        self.registry.remove(*self.owner.lock(), self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_take_places_from_strangers_only_and_members_from_themselves() {
+        let metrics = Arc::new(RequestMetrics::default());
+        let registry = PeerConnections::new(32, Arc::clone(&metrics));
+        let member = registry.open();
+        member.identify(2);
+        let strangers: Vec<_> = (0..9).map(|_| registry.open()).collect();
+        assert!(strangers[0].closed.is_cancelled());
+        assert!(strangers[1..].iter().all(|one| !one.closed.is_cancelled()));
+        assert!(!member.closed.is_cancelled());
+        assert_eq!(metrics.peers.refused.get(), 1);
+        let more: Vec<_> = (0..2)
+            .map(|_| {
+                let one = registry.open();
+                one.identify(2);
+                one
+            })
+            .collect();
+        assert!(member.closed.is_cancelled() && !more[0].closed.is_cancelled());
+        drop((member, strangers, more));
+        assert!(registry.0.open.lock().by_owner.is_empty());
+    }
+}
