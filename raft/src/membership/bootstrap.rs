@@ -25,9 +25,9 @@ use crate::apply::applier::Raft;
 use crate::config::BootstrapMode;
 use crate::error::StartError;
 use crate::fatal::FatalErrorSignal;
-use crate::network::transport::{CallError, Lane, Target, Transport};
+use crate::membership::hello::{HelloReply, hello, hello_at, post};
+use crate::network::transport::{CallError, Target, Transport};
 use crate::protocol::identity::Identity;
-use crate::protocol::messages;
 use crate::protocol::messages::{Envelope, Refusal};
 use crate::state_machine::StateMachine;
 use crate::status::{FormingMember, FormingStatus};
@@ -38,8 +38,6 @@ use crate::types::Member;
 const LOG_INTERVAL: Duration = Duration::from_secs(3);
 const HELLO_DELAY_MIN: Duration = Duration::from_millis(25);
 const HELLO_DELAY_MAX: Duration = Duration::from_millis(500);
-/// Maximum number of nodes found at one address before it is given up.
-const HELLO_TRIES_MAX: usize = 8;
 
 fn forming(waiting_for: String, members: BTreeMap<u64, (String, bool)>) -> FormingStatus {
     let members = members
@@ -49,22 +47,6 @@ fn forming(waiting_for: String, members: BTreeMap<u64, (String, bool)>) -> Formi
         waiting_for,
         members: members.collect(),
     }
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Hello {
-    pub addr: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct HelloReply {
-    pub id: u64,
-    pub incarnation: Uuid,
-    pub cluster: Option<Uuid>,
-    /// Empty until the first entry of the log has arrived.
-    pub members: BTreeMap<u64, Member>,
-    /// List that the node was started with. `None` for a node that waits to be added.
-    pub founding: Option<BTreeMap<u64, String>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -555,87 +537,4 @@ impl<S: StateMachine> Bootstrapper<S> {
         tracing::info!(%cluster, "founded the cluster");
         Ok(())
     }
-}
-
-/// Asks the node that listens at `addr` for its identity.
-pub(crate) async fn hello(
-    transport: &Transport,
-    id: u64,
-    addr: &str,
-) -> Result<HelloReply, CallError> {
-    let target = Target {
-        id,
-        addr: addr.to_owned(),
-        incarnation: Uuid::nil(),
-    };
-    hello_to(transport, &target).await
-}
-
-/// Asks whichever node listens at `addr` for its identity. Returns also its id.
-pub(crate) async fn hello_at(
-    transport: &Transport,
-    addr: &str,
-) -> Result<(u64, HelloReply), CallError> {
-    // No node has the first id, so the one that listens there refuses and names its own. Behind a load balancer, the next
-    // message may reach another node.
-    let mut id = 0;
-    let mut asked = 0;
-    loop {
-        match hello(transport, id, addr).await {
-            Ok(reply) => return Ok((id, reply)),
-            Err(CallError::Refused {
-                refusal: Refusal::OtherNode { id: other, .. },
-                ..
-            }) if asked < HELLO_TRIES_MAX => id = other,
-            Err(e) => return Err(e),
-        }
-        asked += 1;
-    }
-}
-
-/// Asks a node for its identity.
-pub(crate) async fn hello_to(
-    transport: &Transport,
-    target: &Target,
-) -> Result<HelloReply, CallError> {
-    let body = Hello {
-        addr: transport.identity.addr.clone(),
-    };
-    let deadline = Duration::from_millis(transport.timing.connect_ms * 5);
-    let answer = transport
-        .call(
-            Lane::Control,
-            target,
-            "/raft/hello",
-            |out| messages::put(out, &body),
-            64,
-            deadline,
-        )
-        .await?;
-    messages::decode("the answer to a hello", &answer).map_err(|e| CallError::Broken {
-        id: target.id,
-        addr: target.addr.clone(),
-        why: e.to_string(),
-    })
-}
-
-/// Sends a peer a message that it writes to its disk before it answers.
-pub(crate) async fn post(
-    transport: &Transport,
-    target: &Target,
-    path: &str,
-    body: &impl Serialize,
-) -> Result<(), CallError> {
-    let deadline = Duration::from_millis(transport.timing.append_ms);
-    transport
-        .call(
-            Lane::Control,
-            target,
-            path,
-            |out| messages::put(out, body),
-            256,
-            deadline,
-        )
-        .await?;
-    Ok(())
 }

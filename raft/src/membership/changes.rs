@@ -17,8 +17,8 @@ use crate::apply::used_node_ids::UsedNodeIds;
 use crate::error::ChangeError;
 use crate::leadership::change_reason::{LeaderChangeReasons, TransferReason};
 use crate::leadership::role::{LeadershipTransfer, RaftRole};
-use crate::membership::bootstrap;
 use crate::membership::bootstrap::Adopt;
+use crate::membership::hello;
 use crate::network::transport::{CallError, Target, Transport};
 use crate::node_address::NodeAddress;
 use crate::protocol::messages::{Refusal, TransferRequestV1};
@@ -138,7 +138,7 @@ impl<S: StateMachine> MembershipChanger<S> {
                 self.used_ids.next_free()
             )));
         }
-        let reply = match bootstrap::hello(&self.transport, id, &addr).await {
+        let reply = match hello::hello(&self.transport, id, &addr).await {
             Ok(reply) => reply,
             // A node that is a member already may be away for a moment.
             Err(_) if known.as_ref().is_some_and(|known| known.addr == addr) => return Ok(()),
@@ -194,7 +194,7 @@ impl<S: StateMachine> MembershipChanger<S> {
             addr: addr.clone(),
             incarnation: reply.incarnation,
         };
-        bootstrap::post(&self.transport, &target, "/raft/adopt", &Adopt { cluster })
+        hello::post(&self.transport, &target, "/raft/adopt", &Adopt { cluster })
             .await
             .map_err(|e| match e {
                 CallError::Refused { refusal, .. } => {

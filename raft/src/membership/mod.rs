@@ -2,4 +2,5 @@
 
 pub(crate) mod bootstrap;
 pub(crate) mod changes;
+pub(crate) mod hello;
 pub(crate) mod senders;

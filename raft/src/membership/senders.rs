@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::apply::applier::{Raft, membership};
 use crate::config::BootstrapMode;
-use crate::membership::bootstrap::{HelloReply, hello, hello_at, hello_to};
+use crate::membership::hello::{HelloReply, hello, hello_at, hello_to};
 use crate::network::transport::{Target, Transport};
 use crate::state_machine::StateMachine;
 use crate::types::Member;

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::apply::applier::{Raft, membership};
 use crate::apply::used_node_ids::UsedNodeIds;
-use crate::membership::bootstrap::hello_to;
+use crate::membership::hello::hello_to;
 use crate::membership::senders::{SenderLookup, SenderVerdict};
 use crate::network::transport::{REMOVED_HEADER, Target, Transport};
 use crate::node::peer_budget::{MessagePlace, PeerBudgets};

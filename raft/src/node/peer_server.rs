@@ -30,7 +30,8 @@ use crate::leadership::change_reason::{
     CHANGE_REASON_HEADER, LeaderChangeReason, LeaderChangeReasons, TransferReason,
 };
 use crate::leadership::role::LeaderContact;
-use crate::membership::bootstrap::{Adopt, Bootstrapper, Form, Hello, HelloReply};
+use crate::membership::bootstrap::{Adopt, Bootstrapper, Form};
+use crate::membership::hello::{Hello, HelloReply};
 use crate::network::snapshot_transfer::{Announcement, ChunkHead, TransferProgress};
 use crate::network::transport::LIVENESS_PATH;
 use crate::node::peer_admission;

@@ -4,7 +4,8 @@
 use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 
-use crate::membership::bootstrap::{Adopt, Form, Hello, HelloReply};
+use crate::membership::bootstrap::{Adopt, Form};
+use crate::membership::hello::{Hello, HelloReply};
 use crate::network::snapshot_transfer::{Announcement, ChunkHead, TransferProgress};
 use crate::protocol::entry_format;
 use crate::protocol::messages;

@@ -16,8 +16,8 @@ struct Sender {
     incarnation: Uuid,
 }
 
-/// Identity of a node, as it tells everyone who asks.
-struct Told {
+/// Identity of a node, as it shows to everyone who asks.
+struct NodeIdentity {
     incarnation: Uuid,
     cluster: Option<Uuid>,
 }
@@ -50,11 +50,11 @@ impl Sender {
         sender
     }
 
-    fn ask(&self, cluster: &Cluster, id: u64) -> Told {
+    fn ask(&self, cluster: &Cluster, id: u64) -> NodeIdentity {
         let (status, answer) = self.post(&cluster.founding[&id], id, "hello", b"\x03x:1");
         assert_eq!(status, 200);
         let (reply, _) = postcard::take_from_bytes::<Reply>(&answer).unwrap();
-        Told {
+        NodeIdentity {
             incarnation: reply.1,
             cluster: reply.2,
         }
