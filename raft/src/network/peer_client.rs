@@ -143,7 +143,7 @@ impl PeerClient {
             .map_err(|e| self.rpc_error(RPCTypes::Vote, e))?;
         let reply: VoteReply = self.decode_reply("the answer to a vote", &answer)?;
         let response = VoteResponse::from(reply);
-        messages::check_term(request.term(), response.vote.leader_id.term)
+        messages::check_term(body.term(), response.vote.leader_id.term)
             .map_err(|e| self.invalid_reply(e))?;
         Ok(response)
     }

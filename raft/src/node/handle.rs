@@ -23,7 +23,6 @@ use crate::leadership::change_reason::TransferReason;
 use crate::leadership::role::{LeaderContact, LeadershipTransfer, RaftRole};
 use crate::membership::changes::MembershipChanger;
 use crate::metrics::ConsensusMetrics;
-use crate::node::peer_questions;
 use crate::node::peer_server;
 use crate::node::peer_server::PeerService;
 use crate::node::status_report;

@@ -25,8 +25,6 @@ use crate::storage::disk_space::{ClusterDiskSpace, SyncState};
 pub(crate) const PROBE_PATH: &str = "/raft/append-probe";
 /// Padding of a probe, in bytes: more than any packet of a local network.
 const PROBE_BYTES: usize = 16 << 10;
-/// Maximum size of a probe with its frame, in bytes.
-pub(crate) const PROBE_MESSAGE_BYTES_MAX: usize = 4 * PROBE_BYTES;
 /// Time of a sync above which a disk counts as slow, in leases.
 const SLOW_SYNC_LEASES: u32 = 2;
 
