@@ -220,6 +220,15 @@ async fn forward_or_handle(
     loop {
         let seen = leadership.borrow_and_update().clone();
         let tried_at = Instant::now();
+        // What this node knows of the leader may be old, because the others do not speak to it. Another node must be asked.
+        if !matches!(seen, Leadership::Leading { .. })
+            && let Some(why) = app.node.exclusion()
+        {
+            return match unknown {
+                Some(_) => deadline_problem(&request.parts, unknown),
+                None => not_executed(Problem::no_leader(why)),
+            };
+        }
         match seen {
             Leadership::Leading { .. } => {
                 let response = next.clone().run(request.to_request()).await;
@@ -269,12 +278,7 @@ async fn forward_or_handle(
                     }
                 }
             }
-            Leadership::Unknown { .. } => {
-                // This node knows no leader because none speaks to it any more. Another node must be asked.
-                if let Some(why) = app.node.exclusion() {
-                    return Problem::no_leader(why).into_response();
-                }
-            }
+            Leadership::Unknown { .. } => {}
         }
         // The wait that the client asked for is for a leader that serves it, not for finding one.
         if give_up_at == deadline || tried_at.elapsed() > SERVED_MIN {

@@ -23,6 +23,7 @@ use crate::leadership::change_reason::TransferReason;
 use crate::leadership::role::{LeaderContact, LeadershipTransfer, RaftRole};
 use crate::membership::changes::MembershipChanger;
 use crate::metrics::ConsensusMetrics;
+use crate::node::peer_questions;
 use crate::node::peer_server;
 use crate::node::peer_server::PeerService;
 use crate::node::status_report;
@@ -269,7 +270,10 @@ impl<S: StateMachine> Node<S> {
     /// Returns the routes for peers, under `/raft/`. They must be served at the node's address, with TCP_NODELAY. The
     /// runtime that the node was started on is best, so that no other load delays them.
     pub fn routes(&self) -> axum::Router {
-        peer_server::routes(Arc::clone(&self.inner.peer_service))
+        peer_server::routes(
+            Arc::clone(&self.inner.peer_service),
+            peer_questions::routes(),
+        )
     }
 
     /// Returns the configured timing.

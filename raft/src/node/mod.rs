@@ -7,5 +7,6 @@ pub(crate) mod peer_admission;
 mod peer_budget;
 mod peer_questions;
 pub(crate) mod peer_server;
+mod signals;
 mod start;
 mod status_report;

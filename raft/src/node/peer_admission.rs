@@ -255,16 +255,16 @@ impl<S: StateMachine> PeerAdmission<S> {
     ) -> Result<(), Rejection> {
         let sessions = &self.transport.sessions;
         let mut verdict = sessions.judge(envelope.from, headers);
-        if verdict == SessionVerdict::Ask {
+        if verdict == SessionVerdict::Unconfirmed {
             let _asking = self.asking_session.lock().await;
             verdict = sessions.judge(envelope.from, headers);
-            if verdict == SessionVerdict::Ask {
+            if verdict == SessionVerdict::Unconfirmed {
                 self.ask_for_session(envelope.from, member).await;
                 verdict = sessions.judge(envelope.from, headers);
             }
         }
         match verdict {
-            SessionVerdict::Genuine | SessionVerdict::Ask => Ok(()),
+            SessionVerdict::Genuine | SessionVerdict::Unconfirmed => Ok(()),
             SessionVerdict::Duplicate => {
                 sessions.record_duplicate(envelope.from, &member.addr, headers);
                 Err(Rejection {

@@ -36,7 +36,6 @@ use crate::network::snapshot_transfer::{Announcement, ChunkHead, TransferProgres
 use crate::network::transport::LIVENESS_PATH;
 use crate::node::peer_admission;
 use crate::node::peer_admission::PeerAdmission;
-use crate::node::peer_questions;
 use crate::proposals::read_index::ReadBarrier;
 use crate::protocol::entry_format;
 use crate::protocol::entry_format::{DecodeError, STAMP_MS_MAX};
@@ -79,7 +78,11 @@ pub(crate) struct PeerService<S: StateMachine> {
 pub(super) type ServiceState<S> = State<Arc<PeerService<S>>>;
 pub(super) type PeerResult<T> = Result<T, Refusal>;
 
-pub(crate) fn routes<S: StateMachine>(service: Arc<PeerService<S>>) -> Router {
+/// Returns the routes for peers. `more` are further routes for members.
+pub(crate) fn routes<S: StateMachine>(
+    service: Arc<PeerService<S>>,
+    more: Router<Arc<PeerService<S>>>,
+) -> Router {
     let admission = || Arc::clone(&service.admission);
     let members = Router::new()
         .route("/raft/append", post(append::<S>))
@@ -93,7 +96,7 @@ pub(crate) fn routes<S: StateMachine>(service: Arc<PeerService<S>>) -> Router {
         .route("/raft/digest", post(digest::<S>))
         .route("/raft/clock", post(clock))
         .route(LIVENESS_PATH, post(hold_liveness::<S>))
-        .merge(peer_questions::routes())
+        .merge(more)
         .route_layer(from_fn_with_state(
             admission(),
             peer_admission::of_members::<S>,

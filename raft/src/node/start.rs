@@ -31,6 +31,7 @@ use crate::node::handle::{Inner, Node};
 use crate::node::peer_admission::PeerAdmission;
 use crate::node::peer_budget::PeerBudgets;
 use crate::node::peer_server::PeerService;
+use crate::node::signals::{Publishers, Signals, signals};
 use crate::openraft_config::raft_config;
 use crate::proposals::batcher::{Batcher, Clock, Proposer, proposals};
 use crate::proposals::entry_writer::EntryWriter;
@@ -237,42 +238,6 @@ fn first_election<S: StateMachine>(
     } else {
         Instant::now()
     }
-}
-
-/// Channels watched by services and tasks.
-struct Signals {
-    stopping: watch::Sender<bool>,
-    stop: watch::Receiver<bool>,
-    role: watch::Receiver<RaftRole>,
-    leadership: watch::Receiver<Leadership>,
-    out_of_touch: watch::Receiver<Option<Instant>>,
-}
-
-/// Sending ends of [`Signals`], for the leadership observer and the readiness monitor alone.
-struct Publishers {
-    role: watch::Sender<RaftRole>,
-    leadership: watch::Sender<Leadership>,
-    out_of_touch: watch::Sender<Option<Instant>>,
-}
-
-fn signals() -> (Signals, Publishers) {
-    let (stopping, stop) = watch::channel(false);
-    let (role_tx, role) = watch::channel(RaftRole::Unknown { term: 0 });
-    let (leadership_tx, leadership) = watch::channel(Leadership::Unknown { term: 0 });
-    let (out_of_touch_tx, out_of_touch) = watch::channel(Some(Instant::now()));
-    let signals = Signals {
-        stopping,
-        stop,
-        role,
-        leadership,
-        out_of_touch,
-    };
-    let publishers = Publishers {
-        role: role_tx,
-        leadership: leadership_tx,
-        out_of_touch: out_of_touch_tx,
-    };
-    (signals, publishers)
 }
 
 /// Parts from which services and tasks are built.

@@ -76,7 +76,7 @@ pub(crate) enum SessionVerdict {
     /// Another process answers at the node's address.
     Duplicate,
     /// The node's address must be asked first.
-    Ask,
+    Unconfirmed,
 }
 
 impl Sessions {
@@ -133,7 +133,7 @@ impl Sessions {
             }
             // Nobody answers there: perhaps this node cannot reach it, and the message is all there is to go by.
             Some(_) | None if silent => SessionVerdict::Genuine,
-            Some(_) | None => SessionVerdict::Ask,
+            Some(_) | None => SessionVerdict::Unconfirmed,
         }
     }
 
@@ -214,11 +214,11 @@ mod tests {
     #[test]
     fn only_the_session_that_answers_at_the_address_is_genuine() {
         let sessions = Sessions::new();
-        assert_eq!(sessions.judge(2, &headers(1)), SessionVerdict::Ask);
+        assert_eq!(sessions.judge(2, &headers(1)), SessionVerdict::Unconfirmed);
         sessions.record_answer(2, &headers(1));
         assert_eq!(sessions.judge(2, &headers(1)), SessionVerdict::Genuine);
         assert_eq!(sessions.judge(2, &headers(9)), SessionVerdict::Duplicate);
-        assert_eq!(sessions.judge(3, &headers(9)), SessionVerdict::Ask);
+        assert_eq!(sessions.judge(3, &headers(9)), SessionVerdict::Unconfirmed);
         // It has restarted, and its new session answers.
         sessions.record_answer(2, &headers(9));
         assert_eq!(sessions.judge(2, &headers(9)), SessionVerdict::Genuine);
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(sessions.judge(2, &headers(1)), SessionVerdict::Genuine);
         sessions.record_answer(2, &headers(1));
         std::thread::sleep(ANSWER_MAX_AGE);
-        assert_eq!(sessions.judge(2, &headers(9)), SessionVerdict::Ask);
+        assert_eq!(sessions.judge(2, &headers(9)), SessionVerdict::Unconfirmed);
         sessions.record_silence(2);
         assert_eq!(sessions.judge(2, &headers(9)), SessionVerdict::Duplicate);
     }

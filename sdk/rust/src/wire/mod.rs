@@ -17,6 +17,7 @@ pub mod problem;
 pub mod queue;
 pub mod schedule;
 pub mod task;
+pub mod task_query;
 pub mod time;
 pub mod worker;
 
@@ -40,9 +41,9 @@ pub use schedule::{
 };
 pub use task::{
     Attempt, AttemptOutcome, AwaitedTasks, Backoff, EndedTask, EndedTasks, Explanation,
-    JobTasksQuery, OnDuplicate, Reason, Requires, Swept, Task, TaskList, TaskSelection, TaskSpec,
-    TaskState, TasksQuery,
+    OnDuplicate, Reason, Requires, Swept, Task, TaskList, TaskSelection, TaskSpec, TaskState,
 };
+pub use task_query::{JobTasksQuery, TasksQuery};
 pub use time::Timestamp;
 pub use worker::{
     Heartbeat, HeartbeatAnswer, LeasedTask, LeaveAnswer, Load, Poll, PollAnswer, Register,

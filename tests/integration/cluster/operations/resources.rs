@@ -137,8 +137,8 @@ async fn a_snapshot_without_descriptors_is_postponed_and_the_master_goes_on() {
         reply.status == 200
     })
     .await;
-    let told = scrape(&cluster, node).await;
-    assert!(told.value("triarch_snapshots_postponed_total", &[]) >= 1.0);
+    let metrics = scrape(&cluster, node).await;
+    assert!(metrics.value("triarch_snapshots_postponed_total", &[]) >= 1.0);
     assert!(cluster.log_line_of(node).contains("retried later"));
     assert!(cluster.node(node).is_running());
 }
@@ -269,9 +269,9 @@ async fn answers_that_nobody_reads_hold_bounded_memory() {
         unread.push(ask_and_read_nothing("127.0.0.7", &addr, &request).await);
     }
     let one_share = eventually(WAIT_TIMEOUT, "the other answers are refused", async || {
-        let told = scrape(&cluster, node).await;
-        let shed = told.value("triarch_http_shed_total", &[("reason", "answers")]);
-        let held = told.value("triarch_http_answer_bytes", &[]);
+        let metrics = scrape(&cluster, node).await;
+        let shed = metrics.value("triarch_http_shed_total", &[("reason", "answers")]);
+        let held = metrics.value("triarch_http_answer_bytes", &[]);
         (shed >= 1.0 && held > 1e6).then_some(held)
     })
     .await;
@@ -385,10 +385,10 @@ async fn a_table_that_fills_its_memory_refuses_more_tasks_until_some_are_forgott
         .await
         .heartbeat(&[])
         .await;
-    let told = scrape(&cluster, node).await;
+    let metrics = scrape(&cluster, node).await;
     let (used, bound) = (
-        told.value("triarch_table_memory_bytes", &[]),
-        told.value("triarch_table_memory_max_bytes", &[]),
+        metrics.value("triarch_table_memory_bytes", &[]),
+        metrics.value("triarch_table_memory_max_bytes", &[]),
     );
     assert!(
         used <= bound && bound == f64::from(24 << 20),

@@ -19,12 +19,19 @@ async fn unstarted(fake_clocks: Option<FakeClocks>) -> Cluster {
 }
 
 /// Starts the only master of a cluster at this address.
-fn alone(cluster: &Cluster, program: Command, name: &str, address: &str) -> Process {
+fn alone(
+    cluster: &Cluster,
+    program: Command,
+    name: &str,
+    address: &str,
+    listen: Option<&str>,
+) -> Process {
     let mut command = program;
     command
         .args(["server", "--id", "1", "--data-dir"])
         .arg(cluster.root().join(name))
         .args(["--cluster", &format!("1={address}")]);
+    command.args(listen.into_iter().flat_map(|listen| ["--listen", listen]));
     cluster.spawn(name, command)
 }
 
@@ -43,21 +50,28 @@ async fn logs(process: &mut Process, text: &str) {
 #[tokio::test]
 async fn a_master_waits_for_an_address_that_may_come_and_stops_when_asked() {
     let cluster = unstarted(None).await;
-    for (name, address, missing) in [
-        ("unnamed", "m1.triarch.invalid:7101", "does not resolve"),
+    for (name, address, listen, missing) in [
+        (
+            "unnamed",
+            "m1.triarch.invalid:7101",
+            None,
+            "does not resolve",
+        ),
         (
             "unassigned",
             "192.0.2.77:7101",
+            None,
             "no interface of this machine has",
         ),
         (
             "unplugged",
-            "[fe80::77%nosuchif]:7101",
+            "m1.triarch.invalid:7101",
+            Some("[fe80::77%nosuchif]:7101"),
             "no interface nosuchif",
         ),
     ] {
         let program = cluster.marked(binary::triarch());
-        let mut master = alone(&cluster, program, name, address);
+        let mut master = alone(&cluster, program, name, address, listen);
         logs(&mut master, "waiting for the address to listen on").await;
         let log = master.log();
         assert!(
@@ -76,7 +90,7 @@ async fn a_master_whose_address_another_process_uses_ends_at_once() {
     let address = SocketAddr::new(addresses::own_address(), addresses::PORT_BASE + 1);
     let _taken = TcpListener::bind(address).expect("a free port");
     let program = cluster.marked(binary::triarch());
-    let mut master = alone(&cluster, program, "second", &address.to_string());
+    let mut master = alone(&cluster, program, "second", &address.to_string(), None);
     let status = master.wait(WAIT_TIMEOUT).await;
     assert_eq!(status.code(), Some(1));
     let log = master.log();
@@ -115,7 +129,13 @@ async fn master_and_worker_begin_once_the_masters_name_resolves() {
             .arg(binary::triarch());
         program
     };
-    let mut master = alone(&cluster, program(), "named", "m1.triarch.invalid:7101");
+    let mut master = alone(
+        &cluster,
+        program(),
+        "named",
+        "m1.triarch.invalid:7101",
+        None,
+    );
     let mut worker = program();
     worker.args(["worker", "--masters", "http://m1.triarch.invalid:7101"]);
     let mut worker = cluster.spawn("worker", worker);
