@@ -20,6 +20,11 @@
 //! impl StateMachine for Counter {
 //!     type Reply = u64;
 //!     type Frozen = Counter;
+//!     type Loaded = u64;
+//!
+//!     fn check_command(command: &[u8]) -> io::Result<()> {
+//!         if command == b"add" { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+//!     }
 //!
 //!     fn apply(&mut self, entry: EntryView<'_>) -> io::Result<Vec<u64>> {
 //!         Ok(entry.commands.iter().map(|_| { self.0 += 1; self.0 }).collect())
@@ -29,11 +34,14 @@
 //!         Counter(self.0)
 //!     }
 //!
-//!     fn restore(&mut self, snapshot: &mut dyn Read, _: u64) -> io::Result<()> {
+//!     fn load(snapshot: &mut dyn Read) -> io::Result<u64> {
 //!         let mut bytes = [0; 8];
 //!         snapshot.read_exact(&mut bytes)?;
-//!         self.0 = u64::from_le_bytes(bytes);
-//!         Ok(())
+//!         Ok(u64::from_le_bytes(bytes))
+//!     }
+//!
+//!     fn restore(&mut self, loaded: u64, _: u64) {
+//!         self.0 = loaded;
 //!     }
 //! }
 //!

@@ -29,9 +29,9 @@ pub enum TransferReason {
     Removal,
     /// The leader's disk is nearly full.
     DiskLow,
-    /// Entries waited, and the leader could not commit them. Travels in [`CHANGE_REASON_HEADER`] only.
+    /// Entries waited, and the leader could not commit them. Travels in a header only.
     CommitsStalled,
-    /// A sync of the leader's disk did not end. Travels in [`CHANGE_REASON_HEADER`] only.
+    /// A sync of the leader's disk did not end. Travels in a header only.
     DiskHangs,
 }
 

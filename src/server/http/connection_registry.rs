@@ -108,8 +108,8 @@ impl ConnectionRegistry {
             return Err(TooManyConnections::Client(self.0.client_max));
         }
         let full = open.connections.len() >= self.0.max;
-        if full && (open.closing > self.0.max / CLOSING_DIVISOR || self.evict(&mut open, None) == 0)
-        {
+        let closing_max = (self.0.max / CLOSING_DIVISOR).max(1);
+        if full && (open.closing > closing_max || self.evict(&mut open, None) == 0) {
             return Err(TooManyConnections::All(self.0.max));
         }
         let id = open.next_id;
