@@ -142,7 +142,18 @@ impl<S: StateMachine> Node<S> {
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
         let role = self.inner.role.borrow().clone();
         let applied = *self.inner.applied.borrow();
-        let in_touch = self.inner.out_of_touch.borrow().is_none();
+        // The published state is a tick old. Readiness asks at this moment, and both must agree.
+        let in_touch = self.inner.out_of_touch.borrow().is_none()
+            && match role {
+                RaftRole::Leading { term, .. } => {
+                    quorum_silence(&self.inner.raft, self.inner.config.node_id, term).is_some_and(
+                        |silence| silence <= self.inner.config.timing.lease() * SILENCE_LEASES,
+                    )
+                }
+                RaftRole::Following { .. }
+                | RaftRole::Elected { .. }
+                | RaftRole::Unknown { .. } => true,
+            };
         status_report::status(status_report::Sources {
             metrics,
             role,

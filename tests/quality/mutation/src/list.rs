@@ -121,15 +121,15 @@ mutations! {
     SnapshotNotSynced = "snapshot-not-synced" in Storage, held by [];
 
     /// a follower appends a command that it cannot decode
-    UndecodableCommandAccepted = "undecodable-command-accepted" in Raft, held by ["hostile_peers"];
+    UndecodableCommandAccepted = "undecodable-command-accepted" in Raft, held by ["an_entry_that_a_node_could_not_apply"];
     /// a node that no member knows is heard
-    StrangerHeard = "stranger-heard" in Raft, held by ["hostile_peers"];
+    StrangerHeard = "stranger-heard" in Raft, held by ["votes_and_appends_of_a_node_that_no_member_knows"];
     /// a stranger founds a cluster, or adopts a waiting node
-    StrangerFoundsCluster = "stranger-founds-cluster" in Raft, held by ["hostile_peers"];
+    StrangerFoundsCluster = "stranger-founds-cluster" in Raft, held by ["only_the_first_of_the_list_founds_a_cluster"];
     /// a process on a copy of a data directory is heard beside the original
-    CopiedNodeHeard = "copied-node-heard" in Raft, held by ["hostile_peers"];
+    CopiedNodeHeard = "copied-node-heard" in Raft, held by ["a_process_on_a_copied_data_directory"];
     /// a term far beyond every other is adopted
-    TermJumpAccepted = "term-jump-accepted" in Raft, held by ["hostile_peers"];
+    TermJumpAccepted = "term-jump-accepted" in Raft, held by ["a_term_far_ahead_is_refused"];
     /// a follower that cannot be reached counts as one that has the entry
     AnswerBeforeCommit = "answer-before-commit" in Raft, held by ["caught_without_a_quorum", "a_leader_without_a_quorum"];
     /// a leader answers reads without asking whether it still leads
