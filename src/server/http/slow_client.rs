@@ -192,7 +192,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for SlowClientGuard<S> {
         let at_end = matches!(read, Poll::Ready(Ok(())))
             && buffer.filled().len() == before
             && buffer.remaining() > 0;
-        if at_end && (self.unflushed || self.head_tracker.holds_back_input_end(context)) {
+        if at_end && self.head_tracker.holds_back_input_end(context) {
+            // The end of the request wakes the reader. A flush must not: the connection flushes at every poll, and would
+            // poll itself for as long as the request takes.
+            return Poll::Pending;
+        }
+        if at_end && self.unflushed {
             self.input_ended = true;
             return Poll::Pending;
         }
@@ -293,6 +298,36 @@ mod tests {
         guarded.read_exact(&mut byte).await.expect("the first byte");
         let late = guarded.read_exact(&mut byte).await.expect_err("cut");
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[derive(Default)]
+    struct WakeCount(AtomicUsize);
+
+    impl std::task::Wake for WakeCount {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_ended_its_input_costs_no_processor_while_it_waits() {
+        let (mut theirs, ours) = tokio::io::duplex(64);
+        theirs.shutdown().await.expect("open");
+        let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, SHORT, SHORT);
+        let request = head_tracker.head_complete(InputEnd::ClientReads);
+        let wakes = Arc::new(WakeCount::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut context = Context::from_waker(&waker);
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        let read = Pin::new(&mut guarded).poll_read(&mut context, &mut buffer);
+        assert!(read.is_pending());
+        assert!(Pin::new(&mut guarded).poll_flush(&mut context).is_ready());
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
+        drop(request);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        let read = Pin::new(&mut guarded).poll_read(&mut context, &mut buffer);
+        assert!(read.is_ready());
     }
 
     #[tokio::test]
