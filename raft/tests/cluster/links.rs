@@ -28,16 +28,22 @@ pub enum Cut {
 
 /// Payload of a packet on most networks, in bytes.
 const PACKET_BYTES: usize = 1_400;
+/// Beginning of a request with entries.
+const APPEND_REQUEST: &[u8] = b"POST /raft/append ";
 const READ_BYTES: usize = 64 << 10;
 
 impl Cut {
-    fn concerns(self, direction: Direction, lane: Lane, bytes: usize) -> bool {
+    fn concerns(self, direction: Direction, lane: Lane, bytes: &[u8]) -> bool {
         match self {
-            Cut::Large => direction == Direction::There && bytes > PACKET_BYTES,
+            Cut::Large => direction == Direction::There && bytes.len() > PACKET_BYTES,
             Cut::NewConnections => false,
             Cut::Requests => direction == Direction::There,
             Cut::Answers => direction == Direction::Back,
-            Cut::Entries => direction == Direction::There && lane == Lane::Entries,
+            // A connection for entries may begin with an append that has none.
+            Cut::Entries => {
+                direction == Direction::There
+                    && (lane == Lane::Entries || bytes.starts_with(APPEND_REQUEST))
+            }
         }
     }
 }
@@ -114,7 +120,7 @@ async fn forward(mut near: TcpStream, behind: SocketAddr, cuts: Cuts) {
     let mut first = Vec::new();
     let connection = loop {
         if let Some(sender) = sender_of(&first) {
-            let is_entries = first.starts_with(b"POST /raft/append ") || is_append_probe(&first);
+            let is_entries = first.starts_with(APPEND_REQUEST) || is_append_probe(&first);
             let lane = match is_entries {
                 true => Lane::Entries,
                 false => Lane::Other,
@@ -173,7 +179,7 @@ async fn pump(
     loop {
         let cut = cuts.lock().get(&connection.sender).copied();
         lost |= !bytes.is_empty()
-            && cut.is_some_and(|cut| cut.concerns(direction, connection.lane, bytes.len()));
+            && cut.is_some_and(|cut| cut.concerns(direction, connection.lane, &bytes));
         if !lost && to.write_all(&bytes).await.is_err() {
             return;
         }
