@@ -227,8 +227,13 @@ until first=$(awk -v killed="$killed" '$1 > killed { print $2; exit }' "$work/pr
   sleep 0.02
 done
 failover_ms=$(((first - killed) / 1000))
-next_leader=$(leader)
-detail "master ${next_leader:-?} leads; the first new submission was acknowledged ${bold}$failover_ms ms${plain} after the kill"
+# A master that has not heard of the new leader yet names none.
+deadline=$((SECONDS + 30))
+until next_leader=$(leader) && [ -n "$next_leader" ]; do
+  [ "$SECONDS" -lt "$deadline" ] || fail "no master names a leader, 30 s after the old one's death"
+  sleep 0.05
+done
+detail "master $next_leader leads; the first new submission was acknowledged ${bold}$failover_ms ms${plain} after the kill"
 
 # --- finish -----------------------------------------------------------------------------------------------------
 

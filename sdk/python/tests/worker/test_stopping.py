@@ -181,7 +181,10 @@ def test_a_drained_worker_finishes_and_leaves(bench: Bench) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGTTOU])
 def test_a_signal_that_means_no_stop_leaves_worker_and_task_alone(bench: Bench, number: signal.Signals) -> None:
+    # Under nohup, the tests and all they start would ignore SIGHUP.
+    before = signal.signal(number, signal.SIG_DFL)
     worker = bench.worker(concurrency=1)
+    signal.signal(number, before)
     held = bench.submit("held", 1)
     _begun(bench)
     worker.send_signal(number)
