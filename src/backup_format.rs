@@ -9,15 +9,19 @@
 //!
 //! All numbers are little-endian. The checksum of a block covers its number, from 0 for the header, and its bytes. It
 //! therefore also detects a block that is missing, doubled or misplaced. A file without its end is one that was cut
-//! short. The bytes are the output of [`triarch_table::Frozen::write`] and carry a digest of their own.
+//! short. The bytes are the output of [`FrozenState::write`](crate::areas::state::FrozenState::write), of the level that
+//! the header names, and carry checksums of their own. Version 1 is of level 1, and holds the table alone; version 2 is of
+//! any later level.
 
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
 const MAGIC: &[u8; 7] = b"TRIARCH";
-/// Format version that this code writes.
-const VERSION: u8 = 1;
+/// Version of a backup of level 1.
+const VERSION_1: u8 = 1;
+/// Version of a backup of a later level, and the newest that this code reads.
+const VERSION: u8 = 2;
 /// Maximum bytes of the table in one block.
 const BLOCK_BYTES: usize = 256 << 10;
 /// Maximum size of a header in bytes. A larger one is damage.
@@ -40,6 +44,17 @@ pub struct Header {
     pub tasks: u64,
     /// Version of Triarch that wrote it.
     pub version: String,
+    /// Level of the cluster that it was taken from. Level 1 is left out, as before there were levels.
+    #[serde(default = "level_1", skip_serializing_if = "is_level_1")]
+    pub level: u32,
+}
+
+fn level_1() -> u32 {
+    1
+}
+
+fn is_level_1(level: &u32) -> bool {
+    *level == level_1()
 }
 
 /// Reason for which a file is not a valid backup.
@@ -80,9 +95,13 @@ pub struct Writer<W: Write> {
 impl<W: Write> Writer<W> {
     /// Creates the backup and writes its header.
     pub fn begin(mut out: W, header: &Header) -> io::Result<Self> {
+        let version = match is_level_1(&header.level) {
+            true => VERSION_1,
+            false => VERSION,
+        };
         let header = serde_json::to_vec(header)?;
         out.write_all(MAGIC)?;
-        out.write_all(&[VERSION])?;
+        out.write_all(&[version])?;
         put_block(&mut out, 0, &header)?;
         Ok(Self {
             out,
@@ -159,7 +178,7 @@ impl<R: Read> Reader<R> {
         if magic != *MAGIC {
             return Err(BackupError::NotABackup);
         }
-        if version != VERSION {
+        if !(VERSION_1..=VERSION).contains(&version) {
             return Err(BackupError::UnknownVersion(version));
         }
         let mut reader = Self {
@@ -169,8 +188,12 @@ impl<R: Read> Reader<R> {
             over: false,
         };
         let header = reader.block(HEADER_BYTES_MAX)?;
-        let header = serde_json::from_slice(&header)
+        let header: Header = serde_json::from_slice(&header)
             .map_err(|error| reader.damaged(format!("its header: {error}")))?;
+        if is_level_1(&header.level) != (version == VERSION_1) {
+            let level = header.level;
+            return Err(reader.damaged(format!("level {level} is not one of version {version}")));
+        }
         reader.number = 1;
         Ok((header, reader))
     }
@@ -187,11 +210,6 @@ impl<R: Read> Reader<R> {
         self.number += 1;
         self.table_bytes += block.len() as u64;
         Ok(Some(block))
-    }
-
-    /// Returns the number of bytes of the table read so far.
-    pub fn table_bytes(&self) -> u64 {
-        self.table_bytes
     }
 
     fn block(&mut self, bytes_max: u32) -> Result<Vec<u8>, BackupError> {
@@ -268,6 +286,7 @@ mod tests {
             jobs: 1,
             tasks: 2,
             version: "0.1.0".into(),
+            level: 1,
         }
     }
 
@@ -293,6 +312,34 @@ mod tests {
             let table: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
             let (found, bytes) = read(&written(&table)).expect("it is whole");
             assert_eq!((found, bytes), (header(), table), "{length}");
+        }
+    }
+
+    /// Backups of both levels, as they were first written. They never change, because they must stay readable for ever.
+    const GOLDEN: [(u32, &[u8]); 2] = [
+        (1, include_bytes!("../tests/golden/backup.v1")),
+        (2, include_bytes!("../tests/golden/backup.v2")),
+    ];
+
+    #[test]
+    fn a_backup_of_either_level_stays_readable_and_is_written_as_ever() {
+        for (level, golden) in GOLDEN {
+            let (found, contents) = read(golden).expect("it is whole");
+            let header = Header { level, ..header() };
+            assert_eq!(found, header);
+            let mut writer = Writer::begin(Vec::new(), &header).expect("memory");
+            writer.write_all(&contents).expect("memory");
+            assert!(writer.finish().expect("memory") == golden, "level {level}");
+            assert!(crate::areas::state::read(&mut &contents[..]).is_ok());
+        }
+        let [(_, of_1), (_, of_2)] = GOLDEN;
+        for (golden, version) in [(of_1, 2), (of_2, 1)] {
+            let mut wrong = golden.to_vec();
+            wrong[MAGIC.len()] = version;
+            assert!(matches!(
+                read(&wrong),
+                Err(BackupError::Damaged { block: 0, .. })
+            ));
         }
     }
 

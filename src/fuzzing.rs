@@ -18,6 +18,7 @@ pub fn api_body(data: &[u8]) {
     read_again::<wire::QueueSettings>(&body);
     read::<wire::TransferLeader>(&body);
     read::<wire::AddNode>(&body);
+    read::<wire::UpgradeCluster>(&body);
     read::<wire::SendOutput>(&body);
     read::<wire::Purge>(&body);
     read::<wire::TaskSelection>(&body);

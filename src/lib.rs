@@ -6,6 +6,7 @@
 #[macro_use]
 mod mutated;
 
+mod areas;
 mod backup_format;
 mod cli;
 mod cron;

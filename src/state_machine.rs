@@ -8,15 +8,17 @@
 
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::mpsc;
-use triarch_raft::{EntryView, StateMachine};
-use triarch_table::command::codec;
+use triarch_raft::{EntryView, Level, StateMachine};
 use triarch_table::types::state::TaskState;
-use triarch_table::{Command, Event, Frozen, Limits, Reply, Stamp, Table};
+use triarch_table::{Command, Event, Limits, Reply, Stamp, Table};
 
+use crate::areas::envelope::{self, AreaCommand};
+use crate::areas::state::{self, FrozenState};
 use crate::feed::{self, Feed};
 use crate::leader_counters::LeaderCounters;
 use crate::waiters::Waiters;
@@ -24,6 +26,8 @@ use crate::waiters::Waiters;
 /// Table of this node. Consensus writes it, all others read it.
 pub struct SharedTable {
     table: RwLock<Table>,
+    /// Level of the cluster. Changed under the write lock of the table, so a reader of both sees them together.
+    level: AtomicU32,
     /// Raised after an apply that may have made a grant possible.
     pub ready: tokio::sync::Notify,
     /// Raised after an apply that may have changed the time of the next timer.
@@ -43,6 +47,7 @@ impl SharedTable {
     pub fn new(event_history: usize) -> Arc<Self> {
         Arc::new(Self {
             table: RwLock::new(Table::new(Limits::default())),
+            level: AtomicU32::new(Level::ONE.number()),
             ready: tokio::sync::Notify::new(),
             timers: tokio::sync::Notify::new(),
             schedules: tokio::sync::Notify::new(),
@@ -55,6 +60,32 @@ impl SharedTable {
     /// Locks the table for reading, as applied so far. Hold the guard briefly, because applies wait for it.
     pub fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read()
+    }
+
+    /// Returns the level of the cluster, as applied so far.
+    pub fn level(&self) -> Level {
+        Level::new(self.level.load(Ordering::Acquire)).unwrap_or(Level::ONE)
+    }
+
+    /// Encodes a command in the form that the log carries at the level of the cluster. A rise in between does no harm,
+    /// because a command of a lower level stays readable.
+    pub fn encode(&self, command: &Command) -> Bytes {
+        envelope::encode(command, self.level())
+    }
+
+    /// Returns a frozen view of the table and the level, and what `look` sees of the table at that moment.
+    pub fn freeze<T>(&self, look: impl FnOnce(&Table) -> T) -> (FrozenState, T) {
+        let table = self.table.read();
+        let seen = look(&table);
+        (self.frozen(&table), seen)
+    }
+
+    /// Freezes the table, which the caller has locked.
+    fn frozen(&self, table: &Table) -> FrozenState {
+        FrozenState {
+            level: self.level(),
+            table: table.freeze(),
+        }
     }
 
     fn raise(&self, events: &[Event]) {
@@ -116,13 +147,16 @@ pub struct TableStateMachine {
     /// Number of entries between two digests; the same on all nodes.
     digest_interval: u64,
     /// Receives the views whose digest is to be taken.
-    checkpoints: mpsc::Sender<Frozen>,
+    checkpoints: mpsc::Sender<FrozenState>,
 }
 
 impl TableStateMachine {
     /// Creates the state machine. Also returns a receiver of the views whose digests are to be taken. They are at the
     /// same entries on every node with the same `digest_interval`.
-    pub fn new(table: Arc<SharedTable>, digest_interval: u64) -> (Self, mpsc::Receiver<Frozen>) {
+    pub fn new(
+        table: Arc<SharedTable>,
+        digest_interval: u64,
+    ) -> (Self, mpsc::Receiver<FrozenState>) {
         // A view that comes while another waits is dropped, because a node that starts applies in seconds what took
         // days.
         let (checkpoints, views) = mpsc::channel(1);
@@ -137,11 +171,11 @@ impl TableStateMachine {
 
 impl StateMachine for TableStateMachine {
     type Reply = Reply;
-    type Frozen = FrozenTable;
+    type Frozen = FrozenState;
     type Loaded = Table;
 
     fn check_command(command: &[u8]) -> std::io::Result<()> {
-        match codec::decode_command(command) {
+        match envelope::decode(command) {
             Ok(_) => Ok(()),
             Err(error) => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, error)),
         }
@@ -151,7 +185,7 @@ impl StateMachine for TableStateMachine {
         let commands = entry
             .commands
             .iter()
-            .map(|bytes| codec::decode_command(bytes))
+            .map(|bytes| envelope::decode(bytes).map(|AreaCommand::Table(command)| command))
             .collect::<Result<Vec<Command>, _>>()
             .map_err(|error| {
                 std::io::Error::new(
@@ -179,7 +213,7 @@ impl StateMachine for TableStateMachine {
         if before / self.digest_interval < entry.index / self.digest_interval
             && let Ok(permit) = self.checkpoints.try_reserve()
         {
-            permit.send(table.freeze());
+            permit.send(self.table.frozen(&table));
         }
         let at_ms = table.now_ms();
         let records = feed::records_of(&RwLockWriteGuard::downgrade(table), &events);
@@ -190,17 +224,21 @@ impl StateMachine for TableStateMachine {
         Ok(replies)
     }
 
-    fn freeze(&mut self) -> FrozenTable {
-        FrozenTable(self.table.table.read().freeze())
+    fn freeze(&mut self) -> FrozenState {
+        self.table.freeze(|_| ()).0
     }
 
     fn load(snapshot: &mut dyn Read) -> std::io::Result<Table> {
-        Table::read(snapshot)
+        state::read(snapshot)
             .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
     }
 
-    fn restore(&mut self, loaded: Table, last_index: u64) {
-        *self.table.table.write() = loaded;
+    fn restore(&mut self, loaded: Table, last_index: u64, level: Level) {
+        {
+            let mut table = self.table.table.write();
+            *table = loaded;
+            self.table.level.store(level.number(), Ordering::Release);
+        }
         self.table.feed.restart(last_index);
         // Everything may have changed at once, so all waiters read the table again.
         self.table.waiters.wake_all();
@@ -208,18 +246,15 @@ impl StateMachine for TableStateMachine {
         self.table.timers.notify_one();
         self.table.schedules.notify_one();
     }
-}
 
-/// Frozen view of the table, to be written into a snapshot.
-pub struct FrozenTable(Frozen);
-
-impl triarch_raft::Frozen for FrozenTable {
-    fn write(self, out: &mut dyn Write) -> std::io::Result<()> {
-        self.0.write(out)
+    fn set_level(&mut self, level: Level) {
+        let _table = self.table.table.write();
+        self.table.level.store(level.number(), Ordering::Release);
     }
 }
 
-/// Encodes a command in the form that the log carries.
-pub fn encode(command: &Command) -> Bytes {
-    Bytes::from(codec::encode_command(command))
+impl triarch_raft::Frozen for FrozenState {
+    fn write(self, out: &mut dyn Write) -> std::io::Result<()> {
+        FrozenState::write(self, out)
+    }
 }

@@ -23,7 +23,7 @@ use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use bytes::Bytes;
 use triarch_raft::{
-    BootstrapMode, EntryView, Frozen, Node, NodeConfig, ProposeOptions, StateMachine,
+    BootstrapMode, EntryView, Frozen, Level, Node, NodeConfig, ProposeOptions, StateMachine,
 };
 
 const PORT: u16 = 27_100;
@@ -48,13 +48,15 @@ impl StateMachine for Count {
         Count(self.0)
     }
 
+    fn set_level(&mut self, _level: Level) {}
+
     fn load(snapshot: &mut dyn Read) -> std::io::Result<u64> {
         let mut bytes = [0; 8];
         snapshot.read_exact(&mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
     }
 
-    fn restore(&mut self, loaded: u64, _: u64) {
+    fn restore(&mut self, loaded: u64, _: u64, _: Level) {
         self.0 = loaded;
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::StartError;
+use crate::level::Level;
 use crate::node_address::NodeAddress;
 use crate::peer_clocks::PeerClocks;
 
@@ -28,6 +29,11 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// Free disk space, in bytes, below which nothing large is written. Default: derived from the disk's size.
     pub disk_low_bytes: Option<u64>,
+    /// Version of the program, announced to the other nodes.
+    pub program_version: String,
+    /// Highest level that this node understands. Default: [`Level::HIGHEST`]. With a lower one it behaves as an older
+    /// program.
+    pub level_max: Level,
     /// Samples of the other nodes' wall clocks.
     pub peer_clocks: Arc<PeerClocks>,
 }
@@ -49,6 +55,8 @@ impl NodeConfig {
             snapshot: SnapshotPolicy::default(),
             limits: Limits::default(),
             disk_low_bytes: None,
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            level_max: Level::HIGHEST,
             peer_clocks: Arc::default(),
         }
     }

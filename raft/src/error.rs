@@ -70,6 +70,41 @@ pub enum ChangeError {
     /// The change would break a rule. The text names the rule and the next action.
     #[error("{0}")]
     Refused(String),
+    /// A node does not understand the level that it must understand.
+    #[error(
+        "node {id} at {addr} runs {program}, which understands level {level}, and level {needed} is needed: upgrade the \
+         program of node {id}, then ask again"
+    )]
+    TooOld {
+        /// Id of the node.
+        id: u64,
+        /// Its `host:port`.
+        addr: String,
+        /// Version of its program, in words.
+        program: String,
+        /// Highest level that it understands.
+        level: u32,
+        /// Level that it would have to understand.
+        needed: u32,
+    },
+    /// This node itself does not understand the level that it was asked to raise the cluster to.
+    #[error(
+        "this version understands at most level {understood}, not level {wanted}: upgrade all nodes first"
+    )]
+    LevelUnknown {
+        /// Level that was asked for.
+        wanted: u32,
+        /// Highest level that this node understands.
+        understood: u32,
+    },
+    /// A node did not confirm what the change depends on.
+    #[error("{why}")]
+    Unconfirmed {
+        /// Id of the node.
+        id: u64,
+        /// Why not, and the next action.
+        why: String,
+    },
     /// The node is unknown to the cluster.
     #[error("node {0} is not in the cluster")]
     UnknownNode(u64),

@@ -13,7 +13,7 @@
 //! use std::sync::Arc;
 //! use std::time::{SystemTime, UNIX_EPOCH};
 //!
-//! use triarch_raft::{BootstrapMode, EntryView, Frozen, Node, NodeConfig, ProposeOptions, StateMachine};
+//! use triarch_raft::{BootstrapMode, EntryView, Frozen, Level, Node, NodeConfig, ProposeOptions, StateMachine};
 //!
 //! struct Counter(u64);
 //!
@@ -40,9 +40,12 @@
 //!         Ok(u64::from_le_bytes(bytes))
 //!     }
 //!
-//!     fn restore(&mut self, loaded: u64, _: u64) {
+//!     fn restore(&mut self, loaded: u64, _: u64, _: Level) {
 //!         self.0 = loaded;
 //!     }
+//!
+//!     // The format of its snapshots never changes.
+//!     fn set_level(&mut self, _: Level) {}
 //! }
 //!
 //! impl Frozen for Counter {
@@ -81,9 +84,10 @@
 //! | `membership`, `proposals` | bootstrap, membership changes, lookup of unknown senders; proposals with group commit, piggybacked commands, read index |
 //! | `apply`, `network` | committed entries to the state machine; messages to peers |
 //! | `storage` | the data directory, the log, snapshots, free disk space |
-//! | `protocol`, `metrics`, `openraft_config` | formats of entries and messages, identity check; counters; openraft's settings |
+//! | `protocol`, `metrics`, `openraft_config` | formats of entries and messages, their level, identity check; counters; openraft's settings |
 //! | `leadership`, [`config`] | role of this node, contact with the leader, reasons of leader changes; configuration |
-//! | [`error`], [`status`], [`state_machine`], [`peer_clocks`], [`low_priority`], `fatal`, `removal`, `node_address`, `types` | types and functions that import nothing of this crate |
+//! | [`error`], [`status`], [`state_machine`], [`peer_clocks`], [`low_priority`], `fatal`, `removal`, `node_address`, `types` | types and functions that import at most the next row |
+//! | [`level`] | the level of formats |
 
 #[macro_use]
 mod mutated;
@@ -93,6 +97,7 @@ pub mod config;
 pub mod error;
 mod fatal;
 mod leadership;
+pub mod level;
 pub mod low_priority;
 mod membership;
 mod metrics;
@@ -128,6 +133,7 @@ pub use crate::storage::snapshot_store::WrittenSnapshot;
 pub use crate::tasks::divergence_check::{Checkpoint, ConsistencyStatus};
 pub use config::{BootstrapMode, Limits, NodeConfig, SnapshotPolicy, Timing};
 pub use error::{ChangeError, ProposeError, ReadError, StartError};
+pub use level::{Level, NodeVersion};
 pub use status::{
     DiskStatus, FormingMember, FormingStatus, Leadership, NodeStatus, PeerRole, PeerState,
     Readiness, SnapshotTransfer, Status,

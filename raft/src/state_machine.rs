@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 
 use bytes::Bytes;
 
+use crate::level::Level;
+
 /// One committed entry: all commands that travelled together, with one stamp.
 #[derive(Debug, Clone, Copy)]
 pub struct EntryView<'a> {
@@ -56,8 +58,13 @@ pub trait StateMachine: Send + 'static {
     /// An error means that this node cannot understand the snapshot. Nothing has changed.
     fn load(snapshot: &mut dyn Read) -> std::io::Result<Self::Loaded>;
 
-    /// Replaces the state. `last_index` is the index of the last entry that the snapshot contains.
-    fn restore(&mut self, loaded: Self::Loaded, last_index: u64);
+    /// Replaces the state. `last_index` is the index of the last entry that the snapshot contains, and `level` the
+    /// cluster's level at it.
+    fn restore(&mut self, loaded: Self::Loaded, last_index: u64, level: Level);
+
+    /// Raises the level of the cluster, between two entries. What the machine writes from now on may be in the formats of
+    /// `level`. A machine begins at [`Level::ONE`].
+    fn set_level(&mut self, level: Level);
 }
 
 /// Frozen view of the state. See [`StateMachine::freeze`].

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::level::{Level, NodeVersion};
+
 /// Leader of the cluster, as this node sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Leadership {
@@ -94,6 +96,8 @@ pub struct NodeStatus {
     pub snapshot: Option<SnapshotTransfer>,
     /// Its disk, as far as known. Always known for the node itself; on the leader, known for all nodes that answer.
     pub disk: Option<DiskStatus>,
+    /// Its version, as it announced it last. `None` until it has answered the answering node.
+    pub version: Option<NodeVersion>,
 }
 
 /// Progress of a snapshot transfer to another node.
@@ -161,6 +165,8 @@ pub struct Status {
     pub purged_index: u64,
     /// Milliseconds since a quorum last confirmed this node's leadership. Only on a leader.
     pub quorum_ack_age_ms: Option<u64>,
+    /// Level of the cluster's formats, as applied here.
+    pub level: Level,
     /// All nodes of the cluster, by id.
     pub nodes: Vec<NodeStatus>,
     /// Reason why consensus stopped for good (storage failed, a bug). The process must exit.

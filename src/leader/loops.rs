@@ -19,7 +19,6 @@ use super::poll_registry::PollReservation;
 use super::term::LeaderTerm;
 use super::{retry, schedules};
 use crate::leader_counters::LeaseExpiry;
-use crate::state_machine::encode;
 
 /// Maximum grants in one decision. The rest follow in the next.
 const GRANT_BATCH_MAX: usize = 1_024;
@@ -130,7 +129,7 @@ pub fn piggyback_grants(lead: &Arc<LeaderTerm>) -> Option<PiggybackedCommand<Rep
         settling.table.ready.notify_one();
     });
     Some(PiggybackedCommand {
-        command: encode(&Command::GrantNext { demands }),
+        command: lead.table.encode(&Command::GrantNext { demands }),
         outcome,
     })
 }

@@ -12,7 +12,7 @@ use super::clock::ClusterClock;
 use super::leader_state::LeaderState;
 use super::lease_tracker::LeaseTiming;
 use super::live_output::LiveOutput;
-use crate::state_machine::{SharedTable, TableStateMachine, encode};
+use crate::state_machine::{SharedTable, TableStateMachine};
 
 /// Consensus over the table.
 pub type TableNode = Node<TableStateMachine>;
@@ -80,7 +80,7 @@ impl LeaderTerm {
             ..ProposeOptions::default()
         };
         self.node
-            .propose(encode(command), options)
+            .propose(self.table.encode(command), options)
             .await
             .map(|committed| committed.reply)
     }

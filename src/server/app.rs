@@ -23,7 +23,7 @@ use super::protocol::problem::{Code, Problem};
 use crate::leader::clock::ClusterClock;
 use crate::leader::lease_tracker::LeaseTiming;
 use crate::leader::{LeaderTerm, TableNode};
-use crate::state_machine::{SharedTable, encode};
+use crate::state_machine::SharedTable;
 use crate::waiters::WAITERS_MAX;
 
 /// Maximum number of event streams open at once on one node.
@@ -138,7 +138,11 @@ impl App {
         command: &Command,
         options: ProposeOptions,
     ) -> Result<(u64, Reply), HandlerError> {
-        accepted(self.node.propose(encode(command), options).await?)
+        accepted(
+            self.node
+                .propose(self.table.encode(command), options)
+                .await?,
+        )
     }
 
     /// Checks that the table has memory for a body that adds tasks. Only the leader checks, before it proposes: what apply

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use triarch_raft::Level;
+
 pub use super::http::admission::ServerLimits;
 pub use triarch_raft::{NodeAddress, NodeAddressError};
 
@@ -36,6 +38,9 @@ pub struct ServerOptions {
     pub event_history: usize,
     /// Bounds on connections, requests and body memory.
     pub limits: ServerLimits,
+    /// Highest level of formats that this node understands. A lower one than this program's makes it behave as an older
+    /// program.
+    pub level_max: Level,
     /// Free space in bytes below which the disk is low. `None` derives it from the size of the disk.
     pub min_free_disk_bytes: Option<u64>,
 }

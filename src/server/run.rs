@@ -15,8 +15,6 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use triarch_raft::{BootstrapMode, Checkpoint, Leadership, NodeConfig, Removal, TransferReason};
-use triarch_table::Frozen;
-use triarch_table::snapshot::DIGEST_FORMAT;
 
 use super::app::{
     App, AppState, CLIENT_EVENT_STREAMS_MAX, CLIENT_WAITERS_MAX, EVENT_STREAMS_MAX, RequestLimits,
@@ -32,6 +30,7 @@ use super::http::shared_pool::SharedPool;
 use super::http::{listen_address, listener};
 use super::options::{ServerOptions, Timing};
 use super::router;
+use crate::areas::state::FrozenState;
 use crate::leader::clock::ClusterClock;
 use crate::leader::lease_tracker::LeaseTiming;
 use crate::leader::{self, TableNode};
@@ -216,6 +215,8 @@ fn node_config(options: &ServerOptions) -> NodeConfig {
     config.snapshot.keep_entries = options.snapshot_entries / 4;
     config.limits.queue_bytes_max = options.limits.proposal_queue_bytes_max();
     config.disk_low_bytes = options.min_free_disk_bytes;
+    config.program_version = env!("CARGO_PKG_VERSION").to_owned();
+    config.level_max = options.level_max;
     config.timing.heartbeat_ms = options.timing.heartbeat_ms;
     config.timing.election_min_ms = options.timing.election_min_ms;
     config.timing.election_max_ms = options.timing.election_max_ms;
@@ -223,15 +224,15 @@ fn node_config(options: &ServerOptions) -> NodeConfig {
 }
 
 /// Computes digests concurrently with applies, for consensus to compare.
-async fn compute_digests(node: TableNode, mut checkpoints: mpsc::Receiver<Frozen>) {
+async fn compute_digests(node: TableNode, mut checkpoints: mpsc::Receiver<FrozenState>) {
     while let Some(frozen) = checkpoints.recv().await {
         let compute = move || (frozen.last_index(), frozen.digest());
         let computed = triarch_raft::low_priority::run("digest", compute).await;
         if let Ok((index, digest)) = computed {
             node.record_digest(Checkpoint {
                 index,
-                format: DIGEST_FORMAT,
-                digest,
+                format: digest.format,
+                digest: digest.value,
             });
         }
     }

@@ -3,7 +3,6 @@
 //! The state machine is in memory. After a restart, openraft restores it from the last snapshot. It then applies the
 //! log after the snapshot again, up to the recorded commit index.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,12 +17,14 @@ use tokio::sync::{Notify, watch};
 use crate::apply::snapshot_policy::SnapshotTrigger;
 use crate::apply::used_node_ids::UsedNodeIds;
 use crate::fatal::FatalErrorSignal;
+use crate::level::Level;
 use crate::low_priority;
 use crate::metrics::ConsensusMetrics;
 use crate::protocol::entry_format;
+use crate::protocol::levels::Levels;
 use crate::removal::RemovalSignal;
 use crate::state_machine::{EntryView, Frozen, StateMachine};
-use crate::storage::snapshot_store::{Snapshots, StoredSnapshot};
+use crate::storage::snapshot_store::{SnapshotHead, Snapshots, StoredSnapshot};
 use crate::types::{
     Config, LogId, Membership, Payload, Replies, Snapshot, SnapshotMeta, StoredMembership,
 };
@@ -45,6 +46,16 @@ pub(crate) struct Applied {
     pub term: u64,
 }
 
+/// State of the node that the applier changes or signals.
+pub(crate) struct Context {
+    pub fatal_error: FatalErrorSignal,
+    pub removal: RemovalSignal,
+    /// Notified when a snapshot is due.
+    pub snapshot_due: Arc<Notify>,
+    pub metrics: Arc<ConsensusMetrics>,
+    pub levels: Arc<Levels>,
+}
+
 /// Owner of the state machine.
 pub(crate) struct Applier<S: StateMachine> {
     machine: Arc<Mutex<S>>,
@@ -59,18 +70,23 @@ pub(crate) struct Applier<S: StateMachine> {
     /// Notified when a snapshot is due.
     snapshot_due: Arc<Notify>,
     metrics: Arc<ConsensusMetrics>,
+    levels: Arc<Levels>,
 }
 
 impl<S: StateMachine> Applier<S> {
     pub(crate) fn new(
         machine: S,
         snapshots: Snapshots,
-        fatal_error: FatalErrorSignal,
-        removal: RemovalSignal,
         snapshot_trigger: SnapshotTrigger,
-        snapshot_due: Arc<Notify>,
-        metrics: Arc<ConsensusMetrics>,
+        context: Context,
     ) -> Self {
+        let Context {
+            fatal_error,
+            removal,
+            snapshot_due,
+            metrics,
+            levels,
+        } = context;
         Applier {
             machine: Arc::new(Mutex::new(machine)),
             last: None,
@@ -83,6 +99,7 @@ impl<S: StateMachine> Applier<S> {
             snapshot_trigger,
             snapshot_due,
             metrics,
+            levels,
         }
     }
 
@@ -119,6 +136,10 @@ impl<S: StateMachine> Applier<S> {
                 Replies::default()
             }
             Payload::Normal(batch) => {
+                if let Some(level) = entry_format::decode_level(&batch)? {
+                    self.raise(id.index, level)?;
+                    return Ok(self.applied_one(id, Replies::default()));
+                }
                 let begun = std::time::Instant::now();
                 self.snapshot_trigger.record(batch.encoded.len() as u64);
                 let decoded = entry_format::decode_commands(&batch)?;
@@ -136,6 +157,10 @@ impl<S: StateMachine> Applier<S> {
                 Replies::new(replies)
             }
         };
+        Ok(self.applied_one(id, replies))
+    }
+
+    fn applied_one(&mut self, id: LogId, replies: Replies) -> Replies {
         self.last = Some(id);
         // Published before the proposer gets its reply: with the index of the reply a caller may wait for this node to
         // have applied it.
@@ -143,7 +168,19 @@ impl<S: StateMachine> Applier<S> {
             index: id.index,
             term: id.leader_id.term,
         });
-        Ok(replies)
+        replies
+    }
+
+    /// Raises the cluster to `level`, unless it is there already.
+    fn raise(&mut self, index: u64, level: Level) -> io::Result<()> {
+        self.levels
+            .check_understood("the level of the cluster", level)?;
+        if level > self.levels.in_effect() {
+            self.machine.lock().set_level(level);
+            self.levels.apply(level);
+            tracing::info!(index, %level, "the cluster is at level {level} now");
+        }
+        Ok(())
     }
 }
 
@@ -186,11 +223,14 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         self.snapshot_trigger.reset();
         Builder {
             frozen: Mutex::new(Some(self.machine.lock().freeze())),
-            meta: SnapshotMeta {
-                last_log_id: self.last,
-                last_membership: self.membership.clone(),
+            head: SnapshotHead {
+                meta: SnapshotMeta {
+                    last_log_id: self.last,
+                    last_membership: self.membership.clone(),
+                },
+                used_ids: self.used_ids.get(),
+                level: self.levels.in_effect(),
             },
-            used_ids: self.used_ids.get(),
             snapshots: self.snapshots.clone(),
             fatal_error: self.fatal_error.clone(),
             last_snapshot_bytes: self.snapshot_trigger.last_snapshot_bytes(),
@@ -206,6 +246,10 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         let last_index = meta.last_log_id.map_or(0, |id| id.index);
         let started = std::time::Instant::now();
         let used_ids = snapshot.used_ids().clone();
+        let level = snapshot.level();
+        self.levels
+            .check_understood("a snapshot", level)
+            .map_err(|e| self.fail("cannot restore a snapshot", e.into()))?;
         let machine = Arc::clone(&self.machine);
         let snapshots = self.snapshots.clone();
         let last_snapshot_bytes = self.snapshot_trigger.last_snapshot_bytes();
@@ -216,7 +260,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
                 Some(loaded) => loaded,
                 None => S::load(&mut adopted.file.reader())?,
             };
-            machine.lock().restore(loaded, last_index);
+            machine.lock().restore(loaded, last_index, level);
             Ok(())
         })
         .await
@@ -230,6 +274,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         self.metrics
             .snapshot_install
             .observe_time(started.elapsed());
+        self.levels.apply(level);
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.snapshot_trigger.reset();
@@ -262,8 +307,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
 pub(crate) struct Builder<F> {
     /// The lock is there only because openraft requires a shareable type.
     frozen: Mutex<Option<F>>,
-    meta: SnapshotMeta,
-    used_ids: BTreeSet<u64>,
+    head: SnapshotHead,
     snapshots: Snapshots,
     fatal_error: FatalErrorSignal,
     /// Receives the size of the written snapshot.
@@ -280,10 +324,9 @@ impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
                 "a snapshot is built only once from a view",
             ));
         };
-        let (snapshots, meta) = (self.snapshots.clone(), self.meta.clone());
-        let used_ids = self.used_ids.clone();
+        let (snapshots, head) = (self.snapshots.clone(), self.head.clone());
         let started = std::time::Instant::now();
-        let work = move || snapshots.write(meta, used_ids, |out| frozen.write(out));
+        let work = move || snapshots.write(head, |out| frozen.write(out));
         let written = low_priority::run("snapshot", work).await.flatten();
         let stored = match written {
             Ok(stored) => stored,
@@ -302,7 +345,7 @@ impl<F: Frozen> RaftSnapshotBuilder<Config> for Builder<F> {
                 return Err(e);
             }
         };
-        let index = self.meta.last_log_id.map_or(0, |id| id.index);
+        let index = self.head.meta.last_log_id.map_or(0, |id| id.index);
         self.metrics.snapshot_write.observe_time(started.elapsed());
         let took_ms = started.elapsed().as_millis() as u64;
         let bytes = stored.file().map_or(0, |file| file.payload_bytes());

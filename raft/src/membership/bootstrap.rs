@@ -28,6 +28,7 @@ use crate::fatal::FatalErrorSignal;
 use crate::membership::hello::{HelloReply, hello, hello_at, post};
 use crate::network::transport::{CallError, Target, Transport};
 use crate::protocol::identity::Identity;
+use crate::protocol::levels::Levels;
 use crate::protocol::messages::{Envelope, Refusal};
 use crate::state_machine::StateMachine;
 use crate::status::{FormingMember, FormingStatus};
@@ -64,6 +65,7 @@ pub(crate) struct Adopt {
 pub(crate) struct Bootstrapper<S: StateMachine> {
     pub identity: Arc<Identity>,
     pub transport: Arc<Transport>,
+    pub levels: Arc<Levels>,
     pub directory: Arc<Directory>,
     pub raft: Raft<S>,
     pub mode: BootstrapMode,
@@ -152,7 +154,7 @@ impl<S: StateMachine> Bootstrapper<S> {
             ));
         }
         match hello(&self.transport, *lowest, addr).await {
-            Ok(reply)
+            Ok((reply, _))
                 if reply.incarnation == sender.from_incarnation
                     && reply.cluster == Some(form.cluster) =>
             {
@@ -233,6 +235,9 @@ impl<S: StateMachine> Bootstrapper<S> {
     }
 
     async fn initialize(&self, members: BTreeMap<u64, Member>) -> Result<(), Refusal> {
+        if !self.has_log().await {
+            self.levels.record_founding();
+        }
         match self.raft.initialize(members).await {
             // The cluster was initialized before, or the leader's entries arrived first.
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
@@ -348,8 +353,10 @@ impl<S: StateMachine> Bootstrapper<S> {
         let others = founding
             .iter()
             .filter(|(id, _)| **id != self.identity.node_id);
-        let requests =
-            others.map(|(id, addr)| async { (*id, hello(&self.transport, *id, addr).await) });
+        let requests = others.map(|(id, addr)| async {
+            let answered = hello(&self.transport, *id, addr).await;
+            (*id, answered.map(|(reply, _)| reply))
+        });
         futures_util::future::join_all(requests)
             .await
             .into_iter()

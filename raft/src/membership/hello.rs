@@ -6,11 +6,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::network::transport::{CallError, Lane, Target, Transport};
+use crate::level::{Level, NodeVersion};
+use crate::network::transport::{CallError, Lane, Route, Target, Transport};
 use crate::protocol::messages;
 use crate::protocol::messages::Refusal;
 use crate::types::Member;
 
+/// Route of a hello.
+pub(crate) const HELLO_PATH: &str = "/raft/hello";
 /// Maximum number of nodes found at one address before it is given up.
 const HELLO_TRIES_MAX: usize = 8;
 
@@ -30,12 +33,12 @@ pub(crate) struct HelloReply {
     pub founding: Option<BTreeMap<u64, String>>,
 }
 
-/// Asks the node that listens at `addr` for its identity.
+/// Asks the node that listens at `addr` for its identity and its version.
 pub(crate) async fn hello(
     transport: &Transport,
     id: u64,
     addr: &str,
-) -> Result<HelloReply, CallError> {
+) -> Result<(HelloReply, NodeVersion), CallError> {
     let target = Target {
         id,
         addr: addr.to_owned(),
@@ -55,7 +58,7 @@ pub(crate) async fn hello_at(
     let mut asked = 0;
     loop {
         match hello(transport, id, addr).await {
-            Ok(reply) => return Ok((id, reply)),
+            Ok((reply, _)) => return Ok((id, reply)),
             Err(CallError::Refused {
                 refusal: Refusal::OtherNode { id: other, .. },
                 ..
@@ -66,30 +69,30 @@ pub(crate) async fn hello_at(
     }
 }
 
-/// Asks a node for its identity.
+/// Asks a node for its identity and its version. Nodes of every level understand the question.
 pub(crate) async fn hello_to(
     transport: &Transport,
     target: &Target,
-) -> Result<HelloReply, CallError> {
+) -> Result<(HelloReply, NodeVersion), CallError> {
     let body = Hello {
         addr: transport.identity.addr.clone(),
     };
-    let deadline = Duration::from_millis(transport.timing.connect_ms * 5);
-    let answer = transport
-        .call(
-            Lane::Control,
-            target,
-            "/raft/hello",
-            |out| messages::put(out, &body),
-            64,
-            deadline,
-        )
-        .await?;
-    messages::decode("the answer to a hello", &answer).map_err(|e| CallError::Broken {
-        id: target.id,
-        addr: target.addr.clone(),
-        why: e.to_string(),
-    })
+    let route = Route {
+        level: Level::ONE,
+        lane: Lane::Control,
+        path: HELLO_PATH,
+        deadline: Duration::from_millis(transport.timing.connect_ms * 5),
+    };
+    let put = |out: &mut bytes::BytesMut| messages::put(out, &body);
+    let (answer, version) = transport.call_by(route, target, put, 64).await?;
+    match messages::decode("the answer to a hello", &answer) {
+        Ok(reply) => Ok((reply, version)),
+        Err(e) => Err(CallError::Broken {
+            id: target.id,
+            addr: target.addr.clone(),
+            why: e.to_string(),
+        }),
+    }
 }
 
 /// Sends a peer a message that it writes to its disk before it answers.

@@ -175,7 +175,7 @@ impl<S: StateMachine> SenderLookup<S> {
             .map(|(id, member)| Target::member(*id, member))
             .collect();
         let replies = targets.iter().map(|target| async {
-            let reply = hello_to(&self.transport, target).await.ok()?;
+            let (reply, _) = hello_to(&self.transport, target).await.ok()?;
             Some((target.id, reply))
         });
         answers(replies).await
@@ -188,7 +188,7 @@ impl<S: StateMachine> SenderLookup<S> {
             BootstrapMode::Static(founding) => {
                 let others = founding.iter().filter(|(id, _)| **id != me);
                 let replies = others.map(|(id, addr)| async {
-                    let reply = hello(&self.transport, *id, addr).await.ok()?;
+                    let (reply, _) = hello(&self.transport, *id, addr).await.ok()?;
                     Some((*id, reply))
                 });
                 answers(replies).await

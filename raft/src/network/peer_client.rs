@@ -20,9 +20,11 @@ use serde::de::DeserializeOwned;
 
 use crate::leadership::append_reach::AppendReach;
 use crate::leadership::change_reason::{LeaderChangeReason, LeaderChangeReasons, TransferReason};
+use crate::level::Level;
 use crate::network::append_pipeline::{InFlight, pipelined};
 use crate::network::snapshot_transfer;
-use crate::network::transport::{CallError, Lane, Target, Transport};
+use crate::network::transport::{CallError, Lane, Route, Target, Transport};
+use crate::protocol::entry_format;
 use crate::protocol::entry_format::DecodeError;
 use crate::protocol::messages;
 use crate::protocol::messages::{
@@ -30,7 +32,7 @@ use crate::protocol::messages::{
 };
 use crate::storage::disk_space::ClusterDiskSpace;
 use crate::storage::snapshot_store::StoredSnapshot;
-use crate::types::{Config, Member, Snapshot, Vote};
+use crate::types::{Config, Member, Payload, Snapshot, Vote};
 
 /// Factory of peer clients, which all share one [`Transport`].
 pub(crate) struct NetworkFactory {
@@ -159,23 +161,26 @@ impl PeerClient {
         messages::put_append(&mut body, rpc).map_err(|e| self.invalid_reply(e))?;
         let answer = self
             .transport
-            .call(
-                self.lane,
-                &self.target,
-                if rpc.entries.is_empty() {
-                    "/raft/heartbeat"
-                } else {
-                    "/raft/append"
+            .call_by(
+                Route {
+                    level: self.level_of(rpc),
+                    lane: self.lane,
+                    path: if rpc.entries.is_empty() {
+                        "/raft/heartbeat"
+                    } else {
+                        "/raft/append"
+                    },
+                    deadline,
                 },
+                &self.target,
                 |out| out.extend_from_slice(&body),
                 body.len(),
-                deadline,
             )
             .await;
         if mutated!(AnswerBeforeCommit) && answer.is_err() {
             return Ok(AppendEntriesResponse::Success);
         }
-        let answer = answer.map_err(|e| self.rpc_error(RPCTypes::AppendEntries, e))?;
+        let (answer, _) = answer.map_err(|e| self.rpc_error(RPCTypes::AppendEntries, e))?;
         let reply: AppendReply = self.decode_reply("the answer to an append", &answer)?;
         if let AppendReply::HigherVote(vote) = &reply {
             messages::check_term(rpc.vote.leader_id.term, vote.term())
@@ -186,6 +191,16 @@ impl PeerClient {
                 .record_reached(self.target.id, Instant::now());
         }
         Ok(reply.into())
+    }
+
+    /// Returns the level that the receiver of an append must understand: the cluster's, or the one that an entry of it
+    /// raises the cluster to.
+    fn level_of(&self, rpc: &AppendEntriesRequest<Config>) -> Level {
+        let raised = rpc.entries.iter().filter_map(|entry| match &entry.payload {
+            Payload::Normal(batch) => entry_format::decode_level(batch).ok().flatten(),
+            Payload::Blank | Payload::Membership(_) => None,
+        });
+        raised.fold(self.transport.levels.in_effect(), Level::max)
     }
 
     /// Sends one append of a stream. Returns its answer, and whether the next may follow.

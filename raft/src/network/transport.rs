@@ -18,8 +18,10 @@ use uuid::Uuid;
 use crate::config::Timing;
 use crate::error::StartError;
 use crate::leadership::change_reason::CHANGE_REASON_HEADER;
+use crate::level::{Level, NodeVersion};
 use crate::node_address::NodeAddress;
 use crate::protocol::identity::Identity;
+use crate::protocol::levels::{self, Levels, VERSION_HEADER};
 use crate::protocol::messages;
 use crate::protocol::messages::Refusal;
 use crate::protocol::printable::printable;
@@ -37,6 +39,16 @@ pub(crate) enum Lane {
     Append,
     /// Snapshots.
     Snapshot,
+}
+
+/// Way of a message to its receiver.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Route<'a> {
+    /// Level that the receiver must understand to handle the message.
+    pub level: Level,
+    pub lane: Lane,
+    pub path: &'a str,
+    pub deadline: Duration,
 }
 
 /// Address of a call, and the node that is expected there.
@@ -104,6 +116,7 @@ pub(crate) enum CallError {
 #[derive(Debug)]
 pub(crate) struct Transport {
     pub identity: Arc<Identity>,
+    pub levels: Arc<Levels>,
     pub sessions: Sessions,
     pub timing: Timing,
     removal: RemovalSignal,
@@ -121,12 +134,18 @@ pub(crate) struct Transport {
 impl Transport {
     pub(crate) fn new(
         identity: Arc<Identity>,
+        levels: Arc<Levels>,
         timing: Timing,
         removal: RemovalSignal,
     ) -> Result<Self, StartError> {
+        let announcement = levels
+            .announcement()
+            .map(|announcement| (VERSION_HEADER, announcement));
+        let announcements = HeaderMap::from_iter(announcement);
         let builder = || {
             reqwest::Client::builder()
                 .no_proxy()
+                .default_headers(announcements.clone())
                 .redirect(reqwest::redirect::Policy::none())
                 .tcp_nodelay(true)
                 .connect_timeout(Duration::from_millis(timing.connect_ms))
@@ -147,6 +166,7 @@ impl Transport {
                     .tcp_keepalive(Duration::from_secs(5)),
             )?,
             identity,
+            levels,
             sessions: Sessions::new(),
             timing,
             removal,
@@ -163,7 +183,7 @@ impl Transport {
         }
     }
 
-    /// Frames and posts one message, and returns the body of the answer.
+    /// Frames and posts one message of the cluster's level, and returns the body of the answer.
     pub(crate) async fn call(
         &self,
         lane: Lane,
@@ -173,7 +193,32 @@ impl Transport {
         body_bytes: usize,
         deadline: Duration,
     ) -> Result<Bytes, CallError> {
+        let route = Route {
+            level: self.levels.in_effect(),
+            lane,
+            path,
+            deadline,
+        };
+        let called = self.call_by(route, target, body, body_bytes);
+        called.await.map(|(answer, _)| answer)
+    }
+
+    /// Frames and posts one message. Returns the body of the answer, and the version that its sender announces.
+    pub(crate) async fn call_by(
+        &self,
+        route: Route<'_>,
+        target: &Target,
+        body: impl FnOnce(&mut bytes::BytesMut),
+        body_bytes: usize,
+    ) -> Result<(Bytes, NodeVersion), CallError> {
+        let Route {
+            level,
+            lane,
+            path,
+            deadline,
+        } = route;
         let mut message = messages::frame(
+            level,
             &self.identity.envelope(target.id, target.incarnation),
             body_bytes,
         );
@@ -194,14 +239,14 @@ impl Transport {
         deadline: Duration,
     ) -> Result<Bytes, CallError> {
         let envelope = self.identity.envelope(target.id, target.incarnation);
-        let mut message = messages::frame(&envelope, 64);
+        let mut message = messages::frame(self.levels.in_effect(), &envelope, 64);
         messages::put(&mut message, body);
         let mut request = self.control.post(target.url(path)?);
         if let Some(reason) = reason {
             request = request.header(CHANGE_REASON_HEADER, reason);
         }
-        self.send(target, request.body(message.freeze()), deadline)
-            .await
+        let sent = self.send(target, request.body(message.freeze()), deadline);
+        sent.await.map(|(answer, _)| answer)
     }
 
     async fn send(
@@ -209,7 +254,7 @@ impl Transport {
         target: &Target,
         request: reqwest::RequestBuilder,
         deadline: Duration,
-    ) -> Result<Bytes, CallError> {
+    ) -> Result<(Bytes, NodeVersion), CallError> {
         let sent = request
             .header(SESSION_HEADER, self.sessions.own())
             .timeout(deadline)
@@ -218,18 +263,21 @@ impl Transport {
         let response = sent.map_err(|e| failed(target, &e, deadline))?;
         let status = response.status();
         self.read_headers(target, status.is_success(), response.headers());
+        let version = levels::announced(response.headers());
         let answer = response
             .bytes()
             .await
             .map_err(|e| failed(target, &e, deadline))?;
         if status.is_success() {
+            self.levels.record_peer(target.id, &version);
             self.refusals.lock().remove(&target.id);
-            return Ok(answer);
+            return Ok((answer, version));
         }
         let (id, addr) = (target.id, target.addr.clone());
         if status == reqwest::StatusCode::CONFLICT
             && let Ok(refusal) = messages::decode::<Refusal>("a refusal", &answer)
         {
+            self.levels.record_peer(target.id, &version);
             let refusal = refusal.printable();
             self.log_refusal(target, &refusal);
             return Err(CallError::Refused { id, addr, refusal });
@@ -301,8 +349,9 @@ impl Transport {
         target: &Target,
     ) -> Result<reqwest::Response, CallError> {
         let deadline = Duration::from_millis(self.timing.connect_ms);
-        let message =
-            messages::frame(&self.identity.envelope(target.id, target.incarnation), 0).freeze();
+        let level = self.levels.in_effect();
+        let envelope = self.identity.envelope(target.id, target.incarnation);
+        let message = messages::frame(level, &envelope, 0).freeze();
         let request = self
             .liveness
             .post(target.url(LIVENESS_PATH)?)

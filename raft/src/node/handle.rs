@@ -21,7 +21,8 @@ use crate::leadership::catch_up::CatchUp;
 use crate::leadership::change_reason;
 use crate::leadership::change_reason::TransferReason;
 use crate::leadership::role::{LeaderContact, LeadershipTransfer, RaftRole};
-use crate::membership::changes::MembershipChanger;
+use crate::level::Level;
+use crate::membership::changes::{MembershipChanger, RaiseTo};
 use crate::metrics::ConsensusMetrics;
 use crate::node::peer_questions;
 use crate::node::peer_server;
@@ -35,6 +36,7 @@ use crate::proposals::piggyback::{PiggybackDispatcher, PiggybackSource};
 use crate::proposals::read_index;
 use crate::proposals::read_index::ReadBarrier;
 use crate::protocol::identity::Identity;
+use crate::protocol::levels::Levels;
 use crate::removal::{Removal, RemovalSignal};
 use crate::state_machine::StateMachine;
 use crate::status::{DiskStatus, Leadership, Readiness, Status};
@@ -66,6 +68,7 @@ pub(super) struct Inner<S: StateMachine> {
     /// Runtime of consensus, whichever runtime the caller is on.
     pub(super) runtime: Handle,
     pub(super) identity: Arc<Identity>,
+    pub(super) levels: Arc<Levels>,
     pub(super) raft: Raft<S>,
     pub(super) log: Arc<dyn triarch_storage::LogStore>,
     pub(super) directory: Arc<open::Directory>,
@@ -160,6 +163,7 @@ impl<S: StateMachine> Node<S> {
             in_touch,
             applied,
             identity: &self.inner.identity,
+            levels: &self.inner.levels,
             disk_space: &self.inner.disk_space,
             lease: self.inner.config.timing.lease(),
             failed: self.inner.fatal_error.get(),
@@ -341,10 +345,21 @@ impl<S: StateMachine> Node<S> {
             .await
     }
 
-    async fn run_change<F, Fut>(&self, work: F) -> Result<(), ChangeError>
+    /// Raises the level of the cluster, by default to the highest that this node understands, and returns it. Every
+    /// member must be up and understand it. Repeated calls have no further effect.
+    ///
+    /// Afterwards no node of an older version can take part any more.
+    pub async fn raise_level(&self, level: Option<Level>) -> Result<Level, ChangeError> {
+        let to = RaiseTo::Level(level.unwrap_or(self.inner.levels.understood()));
+        self.run_change(move |changer| async move { changer.raise_level(to).await })
+            .await
+    }
+
+    async fn run_change<T, F, Fut>(&self, work: F) -> Result<T, ChangeError>
     where
+        T: Send + 'static,
         F: FnOnce(MembershipChanger<S>) -> Fut,
-        Fut: Future<Output = Result<(), ChangeError>> + Send + 'static,
+        Fut: Future<Output = Result<T, ChangeError>> + Send + 'static,
     {
         // The change runs on the node's own runtime, and to its end even if the caller goes away.
         let done = self

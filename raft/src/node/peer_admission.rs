@@ -7,7 +7,7 @@
 //!
 //! - A handler runs only after the receiver, the cluster, the sender and its session have been checked. The routes for
 //!   nodes outside of the cluster are the exception: they are small, and check what they act on themselves.
-//! - Every answer carries the session of this process.
+//! - Every answer carries the session of this process and its version.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +23,14 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::apply::applier::{Raft, membership};
 use crate::apply::used_node_ids::UsedNodeIds;
-use crate::membership::hello::hello_to;
+use crate::level::Level;
+use crate::membership::hello::{HELLO_PATH, hello_to};
 use crate::membership::senders::{SenderLookup, SenderVerdict};
 use crate::network::transport::{REMOVED_HEADER, Target, Transport};
 use crate::node::peer_budget::{MessagePlace, PeerBudgets};
 use crate::protocol::identity;
 use crate::protocol::identity::Identity;
+use crate::protocol::levels::{Levels, VERSION_HEADER};
 use crate::protocol::messages;
 use crate::protocol::messages::{Envelope, Refusal};
 use crate::protocol::sessions::{DUPLICATE, REFUSED_HEADER, SESSION_HEADER, SessionVerdict};
@@ -137,12 +139,28 @@ impl<S: StateMachine> PeerAdmission<S> {
     fn sign(&self, response: &mut Response) {
         let session = self.transport.sessions.own();
         response.headers_mut().insert(SESSION_HEADER, session);
+        if let Some(announcement) = self.levels().announcement() {
+            response.headers_mut().insert(VERSION_HEADER, announcement);
+        }
+    }
+
+    fn levels(&self) -> &Levels {
+        &self.transport.levels
+    }
+
+    /// Refuses messages of nodes that understand less than the cluster's level.
+    fn check_level(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        match self.levels().refusal_of_sender(headers) {
+            None => Ok(()),
+            Some(why) => Err(Refusal::Rule(why)),
+        }
     }
 
     async fn admit(&self, request: Request) -> Result<(Request, u64, MessagePlace), Rejection> {
         let (parts, body) = request.into_parts();
+        self.check_level(&parts.headers)?;
         let mut incoming = IncomingMessage::new(body, self.message_timeout);
-        let envelope = incoming.envelope().await?;
+        let envelope = incoming.envelope(self.levels().understood()).await?;
         self.check_sender(&envelope, &parts.headers).await?;
         if declared_bytes(&parts.headers).is_some_and(|bytes| bytes > self.message_bytes_max) {
             return Err(too_large(self.message_bytes_max).into());
@@ -172,11 +190,15 @@ impl<S: StateMachine> PeerAdmission<S> {
 
     async fn admit_outside(&self, request: Request) -> Result<(Request, Option<u64>), Refusal> {
         let (parts, body) = request.into_parts();
+        // A hello passes, so that a node of any level learns which cluster is here.
+        if parts.uri.path() != HELLO_PATH {
+            self.check_level(&parts.headers)?;
+        }
         if declared_bytes(&parts.headers).is_some_and(|bytes| bytes > OUTSIDE_BYTES_MAX) {
             return Err(too_large(OUTSIDE_BYTES_MAX));
         }
         let mut incoming = IncomingMessage::new(body, ENVELOPE_TIMEOUT);
-        let envelope = incoming.envelope().await?;
+        let envelope = incoming.envelope(self.levels().understood()).await?;
         self.identity.check_receiver(&envelope)?;
         let mut received = 0;
         let body = incoming
@@ -334,7 +356,7 @@ impl IncomingMessage {
         }
     }
 
-    async fn envelope(&mut self) -> Result<Envelope, Refusal> {
+    async fn envelope(&mut self, understood: Level) -> Result<Envelope, Refusal> {
         let deadline = self.deadline.min(Instant::now() + ENVELOPE_TIMEOUT);
         loop {
             let part = self.next(deadline).await?;
@@ -344,7 +366,7 @@ impl IncomingMessage {
                 true => part,
                 false => joined(&[&self.begin, &part]),
             };
-            match messages::open_frame(self.begin.clone()) {
+            match messages::open_frame(understood, self.begin.clone()) {
                 Ok((envelope, rest)) => {
                     self.begin = rest;
                     return Ok(envelope);
@@ -400,7 +422,7 @@ mod tests {
             to: u64::MAX,
             to_incarnation: Uuid::nil(),
         };
-        let mut out = messages::frame(&envelope, 8);
+        let mut out = messages::frame(Level::ONE, &envelope, 8);
         out.extend_from_slice(b"the rest");
         out.to_vec()
     }
@@ -418,7 +440,7 @@ mod tests {
         for part_bytes in [1, 7, 50, 1_000] {
             let body = in_parts(&frame(), part_bytes);
             let mut incoming = IncomingMessage::new(body, ENVELOPE_TIMEOUT);
-            let envelope = incoming.envelope().await.unwrap();
+            let envelope = incoming.envelope(Level::HIGHEST).await.unwrap();
             assert_eq!((envelope.from, envelope.to), (1, u64::MAX));
             let mut accounted = 0;
             let rest = incoming.rest(|bytes| {
@@ -434,13 +456,13 @@ mod tests {
     async fn bytes_that_are_no_message_are_refused_without_the_rest() {
         for bytes in [&b"xxxx"[..], &[1; 4], &[]] {
             let mut incoming = IncomingMessage::new(in_parts(bytes, 1), ENVELOPE_TIMEOUT);
-            let refused = incoming.envelope().await;
+            let refused = incoming.envelope(Level::HIGHEST).await;
             assert!(matches!(refused, Err(Refusal::Malformed(_))), "{refused:?}");
         }
         // The envelope is never complete, and the body never ends.
         let endless = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[0xff; 32])));
         let mut incoming = IncomingMessage::new(Body::from_stream(endless), ENVELOPE_TIMEOUT);
-        assert!(incoming.envelope().await.is_err());
+        assert!(incoming.envelope(Level::HIGHEST).await.is_err());
     }
 
     #[tokio::test]
@@ -448,7 +470,7 @@ mod tests {
         let begun = stream::iter([Ok::<_, Infallible>(Bytes::from(frame()))]);
         let body = Body::from_stream(begun.chain(stream::pending()));
         let mut incoming = IncomingMessage::new(body, Duration::from_millis(200));
-        incoming.envelope().await.unwrap();
+        incoming.envelope(Level::HIGHEST).await.unwrap();
         let refused = incoming.rest(|_| Ok(())).await;
         assert!(matches!(refused, Err(Refusal::Malformed(_))), "{refused:?}");
     }

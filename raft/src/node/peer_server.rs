@@ -31,7 +31,7 @@ use crate::leadership::change_reason::{
 };
 use crate::leadership::role::LeaderContact;
 use crate::membership::bootstrap::{Adopt, Bootstrapper, Form};
-use crate::membership::hello::{Hello, HelloReply};
+use crate::membership::hello::{HELLO_PATH, Hello, HelloReply};
 use crate::network::snapshot_transfer::{Announcement, ChunkHead, TransferProgress};
 use crate::network::transport::LIVENESS_PATH;
 use crate::node::peer_admission;
@@ -39,6 +39,7 @@ use crate::node::peer_admission::PeerAdmission;
 use crate::proposals::read_index::ReadBarrier;
 use crate::protocol::entry_format;
 use crate::protocol::entry_format::{DecodeError, STAMP_MS_MAX};
+use crate::protocol::levels::Levels;
 use crate::protocol::messages;
 use crate::protocol::messages::{
     AppendReply, Envelope, NodeHealth, Refusal, TransferReply, TransferRequestV1, VoteReply,
@@ -55,6 +56,7 @@ use crate::types::{Config, Entry, LogId, Payload, Snapshot, SnapshotMeta, Vote};
 /// State of the handlers.
 pub(crate) struct PeerService<S: StateMachine> {
     pub admission: Arc<PeerAdmission<S>>,
+    pub levels: Arc<Levels>,
     pub raft: Raft<S>,
     pub bootstrapper: Arc<Bootstrapper<S>>,
     pub leader_contact: Arc<LeaderContact>,
@@ -102,7 +104,7 @@ pub(crate) fn routes<S: StateMachine>(
             peer_admission::of_members::<S>,
         ));
     let anyone = Router::new()
-        .route("/raft/hello", post(hello::<S>))
+        .route(HELLO_PATH, post(hello::<S>))
         .route("/raft/form", post(form::<S>))
         .route("/raft/adopt", post(adopt::<S>))
         .route_layer(from_fn_with_state(
@@ -196,6 +198,11 @@ impl<S: StateMachine> PeerService<S> {
                 let what = format!("entry {}: {why}", entry.log_id.index);
                 Refusal::from(DecodeError::new("an append", what))
             };
+            if let Some(level) = entry_format::decode_level(batch)? {
+                self.levels
+                    .check_understood("the level of the cluster", level)?;
+                continue;
+            }
             let decoded = entry_format::decode_commands(batch).map_err(|e| bad(e.to_string()))?;
             if decoded.commands.is_empty() {
                 return Err(bad("it has no commands".into()));
@@ -541,7 +548,8 @@ async fn install<S: StateMachine>(
         return Err(Refusal::Rule("it does not have that snapshot".into()));
     };
     // Openraft removes what contradicts the snapshot from the log, so the snapshot must be known to be readable before.
-    let stored = tokio::task::spawn_blocking(move || incoming.into_stored(S::load));
+    let levels = Arc::clone(&service.levels);
+    let stored = tokio::task::spawn_blocking(move || incoming.into_stored(&levels, S::load));
     let stored = joined(stored.await)?.map_err(unreadable_snapshot)?;
     let snapshot = Snapshot {
         meta: announced.meta,

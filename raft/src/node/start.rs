@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::apply::applier::{Applied, Applier, Raft, membership};
+use crate::apply::applier::{Applied, Applier, Context, Raft, membership};
 use crate::apply::snapshot_policy::SnapshotTrigger;
 use crate::apply::used_node_ids::UsedNodeIds;
 use crate::config::NodeConfig;
@@ -39,6 +39,7 @@ use crate::proposals::piggyback::PiggybackSource;
 use crate::proposals::read_index;
 use crate::proposals::read_index::{ReadBarrier, ReadIndexRounds};
 use crate::protocol::identity::Identity;
+use crate::protocol::levels::Levels;
 use crate::removal::RemovalSignal;
 use crate::state_machine::StateMachine;
 use crate::status::Leadership;
@@ -53,6 +54,7 @@ use crate::tasks::commit_monitor::CommitMonitor;
 use crate::tasks::disk_pressure::DiskPressureController;
 use crate::tasks::divergence_check::{DigestComparer, DigestHistory};
 use crate::tasks::fatal_error_monitor::{fail_with_log, fail_with_raft};
+use crate::tasks::founding_level::FoundingLevel;
 use crate::tasks::leader_failure_detector::FailureDetector;
 use crate::tasks::leadership_observer::{LeadershipObserver, TransitionLog};
 use crate::tasks::membership_reconciler::MembershipReconciler;
@@ -111,6 +113,7 @@ async fn open_storage(config: &NodeConfig) -> Result<OpenedStorage, StartError> 
 /// State that consensus, services and tasks have in common.
 struct Shared {
     identity: Arc<Identity>,
+    levels: Arc<Levels>,
     transport: Arc<Transport>,
     fatal_error: FatalErrorSignal,
     removal: RemovalSignal,
@@ -133,8 +136,10 @@ impl Shared {
             storage.cluster,
         ));
         let removal = RemovalSignal::new(config.node_id);
+        let levels = Arc::new(Levels::new(&config.program_version, config.level_max)?);
         let transport = Arc::new(Transport::new(
             Arc::clone(&identity),
+            Arc::clone(&levels),
             config.timing.clone(),
             removal.clone(),
         )?);
@@ -148,6 +153,7 @@ impl Shared {
         let change_reasons = Arc::new(LeaderChangeReasons::new(Arc::clone(&leader_contact)));
         Ok(Shared {
             identity,
+            levels,
             transport,
             fatal_error: FatalErrorSignal::new(),
             removal,
@@ -182,11 +188,14 @@ async fn start_consensus<S: StateMachine>(
     let applier = Applier::new(
         machine,
         storage.snapshots.clone(),
-        shared.fatal_error.clone(),
-        shared.removal.clone(),
         SnapshotTrigger::new(config.snapshot.clone(), config.node_id),
-        Arc::clone(&snapshot_due),
-        Arc::clone(&shared.metrics),
+        Context {
+            fatal_error: shared.fatal_error.clone(),
+            removal: shared.removal.clone(),
+            snapshot_due: Arc::clone(&snapshot_due),
+            metrics: Arc::clone(&shared.metrics),
+            levels: Arc::clone(&shared.levels),
+        },
     );
     let (applied, used_ids) = (applier.applied(), applier.used_ids());
     let log = RaftLog::new(
@@ -275,6 +284,7 @@ impl<S: StateMachine> Assembly<S> {
             identity: Arc::clone(&self.shared.identity),
             transport: Arc::clone(&self.shared.transport),
             directory: Arc::clone(&self.storage.directory),
+            levels: Arc::clone(&self.shared.levels),
             raft: self.consensus.raft.clone(),
             mode: self.config.bootstrap.clone(),
             fatal_error: self.shared.fatal_error.clone(),
@@ -357,6 +367,7 @@ impl<S: StateMachine> Assembly<S> {
     ) -> Arc<PeerService<S>> {
         Arc::new(PeerService {
             admission: self.peer_admission(),
+            levels: Arc::clone(&self.shared.levels),
             raft: self.consensus.raft.clone(),
             bootstrapper: Arc::clone(bootstrapper),
             leader_contact: Arc::clone(&self.shared.leader_contact),
@@ -501,6 +512,11 @@ impl<S: StateMachine> Assembly<S> {
         };
         let commit_monitor = self.commit_monitor(&services.changer);
         let prober = self.append_prober();
+        let founding_level = FoundingLevel {
+            changer: services.changer.clone(),
+            lease: self.lease(),
+            retry_delay: Duration::from_millis(self.config.timing.heartbeat_ms),
+        };
         let disk_pressure = DiskPressureController {
             disk_space: Arc::clone(&self.shared.disk_space),
             append_reach: Arc::clone(&self.shared.append_reach),
@@ -528,6 +544,7 @@ impl<S: StateMachine> Assembly<S> {
             tokio::spawn(until(stop(), self.clock_sync().run())),
             tokio::spawn(self.failure_detector().run()),
             tokio::spawn(until(stop(), reconciler.run())),
+            tokio::spawn(until(stop(), founding_level.run())),
             tokio::spawn(loops.batcher.run()),
             tokio::spawn(loops.rounds.run(stop())),
             tokio::spawn(until(stop(), disk_pressure.run())),
@@ -550,6 +567,7 @@ impl<S: StateMachine> Assembly<S> {
                 config,
                 runtime: Handle::current(),
                 identity: shared.identity,
+                levels: shared.levels,
                 raft: consensus.raft,
                 log: storage.log,
                 directory: storage.directory,

@@ -8,6 +8,7 @@ use openraft::{Instant as _, LogIdOptionExt, ServerState};
 use crate::apply::applier::Applied;
 use crate::leadership::role::RaftRole;
 use crate::protocol::identity::Identity;
+use crate::protocol::levels::Levels;
 use crate::protocol::printable::printable;
 use crate::status::{NodeStatus, PeerRole, PeerState, SnapshotTransfer, Status};
 use crate::storage::disk_space::ClusterDiskSpace;
@@ -17,6 +18,7 @@ use crate::types::Config;
 pub(crate) struct Sources<'a> {
     pub metrics: RaftMetrics<Config>,
     pub identity: &'a Identity,
+    pub levels: &'a Levels,
     pub disk_space: &'a ClusterDiskSpace,
     pub role: RaftRole,
     /// Whether a leader is known that a majority has answered lately.
@@ -33,6 +35,7 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
     let Sources {
         metrics,
         identity,
+        levels,
         disk_space,
         role,
         in_touch,
@@ -85,6 +88,7 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
                 applied: mine.then_some(applied.index),
                 snapshot: transfers.get(&id).copied(),
                 disk: disk_space.status(id),
+                version: levels.version_of(id, identity.node_id),
             }
         })
         .collect();
@@ -115,6 +119,7 @@ pub(crate) fn status(sources: Sources<'_>) -> Status {
         snapshot_index: metrics.snapshot.index().unwrap_or(0),
         purged_index: metrics.purged.index().unwrap_or(0),
         quorum_ack_age_ms,
+        level: levels.in_effect(),
         nodes,
         failed,
     }

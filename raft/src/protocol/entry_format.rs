@@ -6,6 +6,7 @@
 //! | 0 | blank: a new leader's first entry | nothing |
 //! | 1 | commands | stamp `now_ms` u64, count u32, then per command its length u32 and its bytes (all little endian) |
 //! | 2 | membership | postcard of [`MembershipV1`] |
+//! | 3 | level: the cluster rises to it | the level u32 (little endian) |
 //!
 //! Commands are encoded once, by the leader that proposes them. Log, network and apply pass the same bytes on.
 
@@ -14,11 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use crate::level::Level;
 use crate::types::{Batch, Member, Membership, Payload, Vote};
 
 const BLANK: u8 = 0;
 const COMMANDS_V1: u8 = 1;
 const MEMBERSHIP_V1: u8 = 2;
+const LEVEL_V1: u8 = 3;
 const VOTE_V1: u8 = 1;
 
 /// Latest stamp of an entry: the end of the year 9999, in Unix ms. Time in a state machine never goes back, so a stamp
@@ -76,6 +79,34 @@ pub(crate) fn encode_commands(now_ms: u64, commands: &[Bytes]) -> Batch {
     }
     Batch {
         encoded: out.freeze(),
+    }
+}
+
+/// Encodes the entry that raises the cluster to `level`. Programs of [`Level::ONE`] refuse it before they keep it.
+pub(crate) fn encode_level(level: Level) -> Batch {
+    let mut out = BytesMut::with_capacity(5);
+    out.put_u8(LEVEL_V1);
+    out.put_u32_le(level.number());
+    Batch {
+        encoded: out.freeze(),
+    }
+}
+
+/// Decodes the level of an entry that raises it. `None` for other entries.
+pub(crate) fn decode_level(batch: &Batch) -> Result<Option<Level>, DecodeError> {
+    let bad = |why: &str| DecodeError::new("the level of an entry", why);
+    let mut rest = batch.encoded.clone();
+    if rest.first() != Some(&LEVEL_V1) {
+        return Ok(None);
+    }
+    rest.advance(1);
+    let number = rest.try_get_u32_le().map_err(|_| bad("it is cut short"))?;
+    if !rest.is_empty() {
+        return Err(bad("it is longer than a level"));
+    }
+    match Level::new(number) {
+        Some(level) => Ok(Some(level)),
+        None => Err(bad("it is 0")),
     }
 }
 
@@ -155,6 +186,11 @@ pub(crate) fn decode_payload(bytes: Bytes) -> Result<Payload, DecodeError> {
     match bytes.first() {
         Some(&BLANK) if bytes.len() == 1 => Ok(Payload::Blank),
         Some(&COMMANDS_V1) => Ok(Payload::Normal(Batch { encoded: bytes })),
+        Some(&LEVEL_V1) => {
+            let batch = Batch { encoded: bytes };
+            decode_level(&batch)?;
+            Ok(Payload::Normal(batch))
+        }
         Some(&MEMBERSHIP_V1) => {
             let stored: MembershipV1 = postcard::from_bytes(&bytes[1..])
                 .map_err(|e| DecodeError::new("a membership", e.to_string()))?;
@@ -259,6 +295,25 @@ mod tests {
             decode_payload(Bytes::from_static(&[0])).unwrap(),
             Payload::Blank
         );
+    }
+
+    /// These bytes are in the logs of clusters of level 2 and above.
+    #[test]
+    fn an_entry_that_raises_the_level_stays_readable() {
+        let batch = encode_level(Level::TWO);
+        assert_eq!(hex(&batch.encoded), "0302000000");
+        assert_eq!(decode_level(&batch), Ok(Some(Level::TWO)));
+        let payload = Payload::Normal(batch);
+        let bytes = encode_payload(&payload).unwrap();
+        assert_eq!(decode_payload(bytes.clone()).unwrap(), payload);
+        for cut in 1..bytes.len() {
+            assert!(decode_payload(bytes.slice(..cut)).is_err(), "cut at {cut}");
+        }
+        for wrong in [&[3, 2, 0, 0, 0, 0][..], &[3, 0, 0, 0, 0]] {
+            assert!(decode_payload(Bytes::from_static(wrong)).is_err());
+        }
+        let commands = encode_commands(1, &[Bytes::from_static(b"ab")]);
+        assert_eq!(decode_level(&commands), Ok(None));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Formats of messages between nodes, byte for byte.
 //!
-//! Every message is a frame: the version, the [`Envelope`] that names sender, receiver and cluster, then the body.
+//! Every message is a frame: the version, the [`Envelope`] that names sender, receiver and cluster, then the body. The
+//! version is the level that the receiver must understand to handle the message.
 //! Bodies are postcard of the structs below; fields and enum variants are only appended. The entries of an append
 //! follow their list as raw payloads. The leader encoded them once, and they are neither copied into nor out of another
 //! encoding.
@@ -19,12 +20,11 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::leadership::change_reason::{LeaderChangeReason, TransferReason};
+use crate::level::Level;
 use crate::protocol::entry_format;
 use crate::protocol::entry_format::{DecodeError, MembershipV1};
 use crate::protocol::printable::printable;
 use crate::types::{Config, Entry, LogId, Payload, SnapshotMeta, StoredMembership, Vote, log_id};
-
-const VERSION: u8 = 1;
 
 /// Sender, receiver and cluster of a message. A receiver that is not the one meant, or not in this cluster, refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,22 +78,26 @@ impl Refusal {
     }
 }
 
-/// Returns the head of a frame. The body follows.
-pub(crate) fn frame(envelope: &Envelope, body_bytes: usize) -> BytesMut {
+/// Returns the head of a frame for a receiver that understands `level`. The body follows.
+pub(crate) fn frame(level: Level, envelope: &Envelope, body_bytes: usize) -> BytesMut {
     let mut out = Vec::with_capacity(96 + body_bytes);
-    out.push(VERSION);
+    out.push(u8::try_from(level.number()).expect("levels of this program are small numbers"));
     let out = postcard::to_extend(envelope, out).expect("an envelope can be encoded");
     BytesMut::from(Bytes::from(out))
 }
 
-pub(crate) fn open_frame(mut bytes: Bytes) -> Result<(Envelope, Bytes), DecodeError> {
+/// Opens a frame, if this node understands its level.
+pub(crate) fn open_frame(
+    understood: Level,
+    mut bytes: Bytes,
+) -> Result<(Envelope, Bytes), DecodeError> {
     match bytes.first() {
-        Some(&VERSION) => {}
+        Some(&version) if (1..=understood.number()).contains(&u32::from(version)) => {}
         Some(other) => {
             return Err(DecodeError::new(
                 "a peer's message",
                 format!(
-                    "it has version {other} of the protocol between nodes, and this node speaks version {VERSION}: run \
+                    "it has version {other} of the protocol between nodes, and this node speaks version {understood}: run \
                      compatible versions of triarch on all nodes"
                 ),
             ));
@@ -500,7 +504,8 @@ impl From<&SnapshotMeta> for SnapshotMetaV1 {
     }
 }
 
-/// Head of a snapshot's file: its position in the log, and the cluster's past that no later entry contains.
+/// Head of a snapshot's file: its position in the log, and the cluster's past that no later entry contains. Above level 1,
+/// the level of the cluster follows.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SnapshotHeadV1 {
     pub meta: SnapshotMetaV1,

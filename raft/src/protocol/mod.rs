@@ -1,4 +1,4 @@
-//! Formats: log entries, messages between nodes, and the identity check that every message passes.
+//! Formats: log entries, messages between nodes, their level, and the identity check that every message passes.
 //!
 //! # Invariants
 //!
@@ -6,6 +6,7 @@
 
 pub(crate) mod entry_format;
 pub(crate) mod identity;
+pub(crate) mod levels;
 pub(crate) mod messages;
 pub(crate) mod printable;
 pub(crate) mod sessions;

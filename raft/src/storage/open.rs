@@ -146,6 +146,8 @@ mod tests {
     use triarch_storage::{LogPosition, LogRecord};
 
     use super::*;
+    use crate::level::Level;
+    use crate::storage::snapshot_store::SnapshotHead;
     use crate::types::{SnapshotMeta, log_id};
 
     fn snapshot(disk: &OpenedStorage, upto: u64) {
@@ -154,7 +156,14 @@ mod tests {
             ..SnapshotMeta::default()
         };
         disk.snapshots
-            .write(meta, BTreeSet::new(), |out| out.write_all(b"state"))
+            .write(
+                SnapshotHead {
+                    meta,
+                    used_ids: BTreeSet::new(),
+                    level: Level::ONE,
+                },
+                |out| out.write_all(b"state"),
+            )
             .unwrap();
     }
 

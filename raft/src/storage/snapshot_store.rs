@@ -18,7 +18,9 @@ use triarch_storage::{
 };
 use uuid::Uuid;
 
+use crate::level::Level;
 use crate::protocol::entry_format::DecodeError;
+use crate::protocol::levels::Levels;
 use crate::protocol::messages;
 use crate::protocol::messages::SnapshotHeadV1;
 use crate::types::SnapshotMeta;
@@ -54,9 +56,18 @@ pub struct WrittenSnapshot {
 /// Complete snapshot, as it passes through openraft.
 #[derive(Clone)]
 pub(crate) struct StoredSnapshot {
-    meta: SnapshotMeta,
-    used_ids: BTreeSet<u64>,
+    head: SnapshotHead,
     contents: Contents,
+}
+
+/// Head of a snapshot.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SnapshotHead {
+    pub meta: SnapshotMeta,
+    /// Every node id used up to the snapshot.
+    pub used_ids: BTreeSet<u64>,
+    /// Level of the cluster at the snapshot.
+    pub level: Level,
 }
 
 #[derive(Clone)]
@@ -134,8 +145,11 @@ impl Snapshots {
         match self.current() {
             Ok(Some(current)) => Some(current),
             Ok(None) => Some(StoredSnapshot {
-                meta: SnapshotMeta::default(),
-                used_ids: BTreeSet::new(),
+                head: SnapshotHead {
+                    meta: SnapshotMeta::default(),
+                    used_ids: BTreeSet::new(),
+                    level: Level::ONE,
+                },
                 contents: Contents::Received(Arc::default()),
             }),
             Err(_) => None,
@@ -150,7 +164,7 @@ impl Snapshots {
     pub(crate) fn covering(&self, index: u64) -> io::Result<Option<WrittenSnapshot>> {
         let current = self.current()?;
         Ok(current.and_then(|current| {
-            let reached = current.meta.last_log_id?.index;
+            let reached = current.meta().last_log_id?.index;
             let bytes = current.file()?.len();
             (reached >= index).then_some(WrittenSnapshot {
                 index: reached,
@@ -163,24 +177,22 @@ impl Snapshots {
     /// one.
     pub(crate) fn write(
         &self,
-        meta: SnapshotMeta,
-        used_ids: BTreeSet<u64>,
+        head: SnapshotHead,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<StoredSnapshot> {
         let mut writer = self.store.create().map_err(io::Error::other)?;
         write(&mut writer)?;
         let _replacing = self.replacing.lock();
         if let Some(current) = self.current()?
-            && current.meta.last_log_id >= meta.last_log_id
+            && current.meta().last_log_id >= head.meta.last_log_id
         {
             return Ok(current);
         }
         let file = writer
-            .commit(encode_head(&meta, &used_ids))
+            .commit(encode_head(&head))
             .map_err(io::Error::other)?;
         Ok(StoredSnapshot {
-            meta,
-            used_ids,
+            head,
             contents: Contents::File(file),
         })
     }
@@ -266,38 +278,55 @@ fn can_be_postponed(error: &io::Error) -> bool {
         })
 }
 
-fn encode_head(meta: &SnapshotMeta, used_ids: &BTreeSet<u64>) -> Bytes {
+fn encode_head(head: &SnapshotHead) -> Bytes {
     let mut out = bytes::BytesMut::new();
-    let head = SnapshotHeadV1 {
-        meta: meta.into(),
-        used_ids: used_ids.clone(),
+    let written = SnapshotHeadV1 {
+        meta: (&head.meta).into(),
+        used_ids: head.used_ids.clone(),
     };
-    messages::put(&mut out, &head);
+    messages::put(&mut out, &written);
+    // A head of level 1 ends here, as it always has.
+    if head.level > Level::ONE && !mutated!(LevelNotInSnapshot) {
+        messages::put(&mut out, &head.level.number());
+    }
     out.freeze()
 }
 
-pub(crate) fn decode_head(bytes: &[u8]) -> Result<(SnapshotMeta, BTreeSet<u64>), DecodeError> {
-    let head: SnapshotHeadV1 = messages::decode("what a snapshot contains", bytes)?;
-    Ok((head.meta.into_meta()?, head.used_ids))
+pub(crate) fn decode_head(bytes: &[u8]) -> Result<SnapshotHead, DecodeError> {
+    const WHAT: &str = "what a snapshot contains";
+    let (read, rest) = postcard::take_from_bytes::<SnapshotHeadV1>(bytes)
+        .map_err(|e| DecodeError::new(WHAT, e.to_string()))?;
+    let level = match rest {
+        [] => Some(Level::ONE),
+        rest => Level::new(messages::decode(WHAT, rest)?),
+    };
+    Ok(SnapshotHead {
+        meta: read.meta.into_meta()?,
+        used_ids: read.used_ids,
+        level: level.ok_or_else(|| DecodeError::new(WHAT, "its level is 0"))?,
+    })
 }
 
 impl StoredSnapshot {
     fn of(file: SnapshotFile) -> io::Result<Self> {
-        let (meta, used_ids) = decode_head(file.meta())?;
         Ok(StoredSnapshot {
-            meta,
-            used_ids,
+            head: decode_head(file.meta())?,
             contents: Contents::File(file),
         })
     }
 
     pub(crate) fn meta(&self) -> &SnapshotMeta {
-        &self.meta
+        &self.head.meta
+    }
+
+    /// Returns the level of the cluster at the snapshot.
+    pub(crate) fn level(&self) -> Level {
+        self.head.level
     }
 
     /// Returns every node id used up to the snapshot.
     pub(crate) fn used_ids(&self) -> &BTreeSet<u64> {
-        &self.used_ids
+        &self.head.used_ids
     }
 
     /// Returns the file for transfer to others. `None` for a snapshot that is being installed here.
@@ -351,11 +380,13 @@ impl IncomingSnapshot {
     /// sender's matter, not yet this node's.
     pub(crate) fn into_stored<L: Send + 'static>(
         self,
+        levels: &Levels,
         load: impl FnOnce(&mut dyn Read) -> io::Result<L>,
     ) -> io::Result<StoredSnapshot> {
         let file = self.receiver.verify().map_err(io::Error::other)?;
-        let (meta, used_ids) = decode_head(file.meta())?;
-        if meta != self.announced.meta {
+        let head = decode_head(file.meta())?;
+        levels.check_understood("a snapshot", head.level)?;
+        if head.meta != self.announced.meta {
             return Err(
                 DecodeError::new("a snapshot", "it is not the one that was announced").into(),
             );
@@ -365,9 +396,41 @@ impl IncomingSnapshot {
             receiver: self.receiver,
         };
         Ok(StoredSnapshot {
-            meta,
-            used_ids,
+            head,
             contents: Contents::Received(Arc::new(Mutex::new(Some(received)))),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::log_id;
+
+    fn head(level: Level) -> SnapshotHead {
+        let meta = SnapshotMeta {
+            last_log_id: Some(log_id(3, 700)),
+            ..SnapshotMeta::default()
+        };
+        SnapshotHead {
+            meta,
+            used_ids: BTreeSet::from([1, 2, 3]),
+            level,
+        }
+    }
+
+    /// Heads of level 1 are those from before there were levels; programs of that time read no further.
+    #[test]
+    fn a_head_of_level_1_says_nothing_of_levels_and_a_later_one_appends_its_level() {
+        let plain = encode_head(&head(Level::ONE));
+        assert_eq!(plain[..], [1, 3, 0xbc, 5, 0, 0, 0, 3, 1, 2, 3]);
+        let later = encode_head(&head(Level::TWO));
+        assert_eq!(later[..], [&plain[..], &[2]].concat());
+        let older: SnapshotHeadV1 = messages::decode("a head", &later).unwrap();
+        assert_eq!(older.used_ids, BTreeSet::from([1, 2, 3]));
+        for level in [Level::ONE, Level::TWO] {
+            assert_eq!(decode_head(&encode_head(&head(level))), Ok(head(level)));
+        }
+        assert!(decode_head(&[&plain[..], &[0]].concat()).is_err());
     }
 }

@@ -32,6 +32,9 @@ impl<S: StateMachine> MembershipReconciler<S> {
                 Ok(()) | Err(ChangeError::NotLeader { .. }) => {}
                 Err(
                     error @ (ChangeError::Refused(_)
+                    | ChangeError::TooOld { .. }
+                    | ChangeError::LevelUnknown { .. }
+                    | ChangeError::Unconfirmed { .. }
                     | ChangeError::UnknownNode(_)
                     | ChangeError::Unknown(_)),
                 ) => tracing::debug!(%error, "a change of the members is not finished yet"),

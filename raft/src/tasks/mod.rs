@@ -9,6 +9,7 @@ pub(crate) mod commit_monitor;
 pub(crate) mod disk_pressure;
 pub(crate) mod divergence_check;
 pub(crate) mod fatal_error_monitor;
+pub(crate) mod founding_level;
 pub(crate) mod leader_failure_detector;
 pub(crate) mod leadership_observer;
 pub(crate) mod membership_reconciler;

@@ -4,6 +4,7 @@
 use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 
+use crate::level::Level;
 use crate::membership::bootstrap::{Adopt, Form};
 use crate::membership::hello::{Hello, HelloReply};
 use crate::network::snapshot_transfer::{Announcement, ChunkHead, TransferProgress};
@@ -20,7 +21,7 @@ use crate::types::Payload;
 /// Decodes `data` as everything that a node reads from another: as a frame around a body, and as a body. The bytes are
 /// refused or decoded. A decoded append or entry is encoded and decoded again, with the same result.
 pub fn peer_message(data: &[u8]) {
-    if let Ok((_, body)) = messages::open_frame(Bytes::copy_from_slice(data)) {
+    if let Ok((_, body)) = messages::open_frame(Level::HIGHEST, Bytes::copy_from_slice(data)) {
         any(&body);
     }
     any(data);

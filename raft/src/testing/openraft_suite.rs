@@ -10,11 +10,13 @@ use tokio::sync::Notify;
 use triarch_storage::testing::MemoryLog;
 use triarch_storage::{DataDir, FreeSpace, LogStore, SledLogOptions};
 
-use crate::apply::applier::Applier;
+use crate::apply::applier::{Applier, Context};
 use crate::apply::snapshot_policy::SnapshotTrigger;
 use crate::config::SnapshotPolicy;
 use crate::fatal::FatalErrorSignal;
+use crate::level::Level;
 use crate::metrics::ConsensusMetrics;
+use crate::protocol::levels::Levels;
 use crate::removal::RemovalSignal;
 use crate::state_machine::{EntryView, Frozen, StateMachine};
 use crate::storage::log_store::RaftLog;
@@ -41,6 +43,8 @@ impl StateMachine for Nothing {
         Nothing
     }
 
+    fn set_level(&mut self, _level: Level) {}
+
     fn load(snapshot: &mut dyn Read) -> std::io::Result<()> {
         let mut bytes = Vec::new();
         snapshot.read_to_end(&mut bytes)?;
@@ -48,7 +52,7 @@ impl StateMachine for Nothing {
         Ok(())
     }
 
-    fn restore(&mut self, (): (), _last_index: u64) {}
+    fn restore(&mut self, (): (), _last_index: u64, _level: Level) {}
 }
 
 impl Frozen for Nothing {
@@ -83,15 +87,17 @@ impl StoreBuilder<Config, RaftLog, Applier<Nothing>, (tempfile::TempDir, DataDir
         let fatal_error = FatalErrorSignal::new();
         let metrics = Arc::new(ConsensusMetrics::new(Arc::default()));
         let log = RaftLog::new(log, fatal_error.clone(), 1 << 20, 1, Arc::clone(&metrics));
-        let due = Arc::new(Notify::new());
         let applier = Applier::new(
             Nothing,
             snapshots,
-            fatal_error,
-            RemovalSignal::new(1),
             SnapshotTrigger::new(SnapshotPolicy::default(), 1),
-            due,
-            metrics,
+            Context {
+                fatal_error,
+                removal: RemovalSignal::new(1),
+                snapshot_due: Arc::new(Notify::new()),
+                metrics,
+                levels: Arc::new(Levels::new("test", Level::HIGHEST).expect("an announcement")),
+            },
         );
         Ok(((root, dir), log, applier))
     }

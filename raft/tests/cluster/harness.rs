@@ -16,16 +16,27 @@ use tokio::runtime::Runtime;
 
 use crate::links::Link;
 use triarch_raft::{
-    BootstrapMode, Committed, EntryView, Frozen, Leadership, Node, NodeConfig, ProposeError,
+    BootstrapMode, Committed, EntryView, Frozen, Leadership, Level, Node, NodeConfig, ProposeError,
     ProposeOptions, StartError, StateMachine,
 };
 use triarch_storage::StorageError;
 
 /// State machine that keeps every command, in order, with the index of its entry.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Toy {
     pub state: Arc<Mutex<Vec<(u64, Bytes)>>>,
+    pub level: Arc<Mutex<Level>>,
     held: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Default for Toy {
+    fn default() -> Self {
+        Toy {
+            state: Arc::default(),
+            level: Arc::new(Mutex::new(Level::ONE)),
+            held: Arc::default(),
+        }
+    }
 }
 
 impl Toy {
@@ -84,15 +95,20 @@ impl StateMachine for Toy {
         FrozenToy(self.state.lock().clone())
     }
 
+    fn set_level(&mut self, level: Level) {
+        *self.level.lock() = level;
+    }
+
     fn load(snapshot: &mut dyn Read) -> std::io::Result<Vec<(u64, Bytes)>> {
         let mut bytes = Vec::new();
         snapshot.read_to_end(&mut bytes)?;
         postcard::from_bytes(&bytes).map_err(std::io::Error::other)
     }
 
-    fn restore(&mut self, loaded: Vec<(u64, Bytes)>, last_index: u64) {
+    fn restore(&mut self, loaded: Vec<(u64, Bytes)>, last_index: u64, level: Level) {
         assert!(loaded.iter().all(|(index, _)| *index <= last_index));
         *self.state.lock() = loaded;
+        *self.level.lock() = level;
     }
 }
 

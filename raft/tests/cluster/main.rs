@@ -7,6 +7,7 @@ mod bootstrap;
 mod divergence;
 mod hostile_peers;
 mod leadership;
+mod levels;
 mod partitions;
 mod readiness;
 mod removed_nodes;

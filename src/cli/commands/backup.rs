@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use triarch_sdk::wire::{Consistency, ReadQuery, RestoreProgress, RestoreQuery};
 
+use crate::areas::state;
 use crate::backup_format::{BackupError, Header, Reader};
 use crate::cli::context::CommandContext;
 use crate::cli::error::CommandError;
@@ -171,13 +172,33 @@ async fn download(
 
 /// Verifies every byte. Returns the header and the number of bytes of the table.
 fn verify(file: &Path) -> Result<(Header, u64), CommandError> {
-    let whole = || -> Result<(Header, u64), BackupError> {
-        let (header, mut reader) =
-            Reader::begin(BufReader::with_capacity(1 << 20, File::open(file)?))?;
+    let whole = || -> Result<Header, BackupError> {
+        let (header, mut reader) = open(file)?;
         while reader.next_block()?.is_some() {}
-        Ok((header, reader.table_bytes()))
+        Ok(header)
     };
-    whole().map_err(|error| unreadable(file, &error))
+    let header = whole().map_err(|error| unreadable(file, &error))?;
+    // The file is as it was written. Whether this version knows all that is in it is another question.
+    let (_, mut table) = open_table(file)?;
+    let bytes = io::copy(&mut table, &mut io::sink())
+        .map_err(|error| CommandError::Failed(format!("{}: {error}", file.display())))?;
+    Ok((header, bytes))
+}
+
+fn open(file: &Path) -> Result<(Header, Reader<BufReader<File>>), BackupError> {
+    Reader::begin(BufReader::with_capacity(1 << 20, File::open(file)?))
+}
+
+/// Opens the part of a backup that is the table.
+fn open_table(file: &Path) -> Result<(Header, impl Read), CommandError> {
+    let (header, reader) = open(file).map_err(|error| unreadable(file, &error))?;
+    let contents = Contents {
+        reader,
+        block: io::Cursor::default(),
+    };
+    let table = state::table_bytes(contents)
+        .map_err(|error| CommandError::Failed(format!("{}: {error}", file.display())))?;
+    Ok((header, table))
 }
 
 fn unreadable(file: &Path, error: &BackupError) -> CommandError {
@@ -200,13 +221,7 @@ pub async fn restore(
     let parts = u32::try_from(bytes.div_ceil(PART_BYTES as u64))
         .map_err(|_| CommandError::Failed(format!("{} is too large", file.display())))?;
     let begun = Instant::now();
-    let open = File::open(&file)?;
-    let (_, reader) = Reader::begin(BufReader::with_capacity(1 << 20, open))
-        .map_err(|error| unreadable(&file, &error))?;
-    let mut table = TableBytes {
-        reader,
-        block: io::Cursor::default(),
-    };
+    let (_, mut table) = open_table(&file)?;
     let progress = progress(Some(bytes), "restoring");
     let mut last: Option<RestoreProgress> = None;
     for part in 1..=parts {
@@ -273,13 +288,13 @@ fn progress(bytes: Option<u64>, what: &'static str) -> ProgressBar {
     bar
 }
 
-/// Stream of the table's bytes in a backup.
-struct TableBytes<R: Read> {
+/// Stream of what a backup contains, without its frame.
+struct Contents<R: Read> {
     reader: Reader<R>,
     block: io::Cursor<Vec<u8>>,
 }
 
-impl<R: Read> Read for TableBytes<R> {
+impl<R: Read> Read for Contents<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             let count = self.block.read(into)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use triarch_sdk::Error;
-use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, ReadQuery};
+use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, ProblemCode, ReadQuery};
 
 use super::backup::{self, BackupArgs, RestoreArgs};
 use super::{cluster_members, cluster_status};
@@ -64,6 +64,8 @@ enum ClusterCommand {
         #[arg(value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
         to: Option<u64>,
     },
+    /// Raises the cluster to the formats of this version, once every master runs it; there is no way back to an older one
+    Upgrade,
     /// Makes the leader write a snapshot of the table now and delete the log that it replaces
     Snapshot,
 }
@@ -123,6 +125,11 @@ impl ClusterArgs {
                 })?;
                 Ok(ExitCode::SUCCESS)
             }
+            ClusterCommand::Upgrade => {
+                let status = upgrade(context).await?;
+                output::print(context.format, &status, cluster_status::render)?;
+                Ok(ExitCode::SUCCESS)
+            }
             ClusterCommand::Backup(args) => backup::backup(context, args).await,
             ClusterCommand::Restore(args) => backup::restore(context, args).await,
             ClusterCommand::TransferLeader { to } => {
@@ -146,6 +153,21 @@ fn node(text: &str) -> Result<AddNode, String> {
         id,
         addr: addr.to_string(),
     })
+}
+
+/// Raises the level of the cluster. A leader from before levels does not know the request.
+async fn upgrade(context: &CommandContext) -> Result<ClusterStatus, CommandError> {
+    let older_leader = |error: &Error| {
+        let problem = error.problem();
+        problem.is_some_and(|problem| problem.is(ProblemCode::NotFound))
+    };
+    match context.client.upgrade_cluster(None).await {
+        Err(error) if older_leader(&error) => Err(CommandError::Failed(
+            "the leader runs a version from before levels: upgrade all masters first, then run this again"
+                .to_owned(),
+        )),
+        other => Ok(other?),
+    }
 }
 
 /// Returns the status as the leader knows it; without a leader, as any master knows it.

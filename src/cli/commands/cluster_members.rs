@@ -291,6 +291,8 @@ mod tests {
             applied: None,
             snapshot,
             disk: None,
+            version: None,
+            level: None,
         };
         let status = ClusterStatus {
             forming: None,
@@ -305,6 +307,7 @@ mod tests {
             excluded: None,
             digest: None,
             agreement: None,
+            level: None,
         };
         let sent = |sent_bytes| {
             Some(SnapshotTransfer {

@@ -1,6 +1,6 @@
 //! Rendering of the cluster's status, shared by several commands.
 
-use triarch_sdk::wire::{ClusterStatus, Forming, NodeDisk, NodeRole};
+use triarch_sdk::wire::{ClusterNode, ClusterStatus, Forming, NodeDisk, NodeRole};
 
 use crate::cli::output::{self, Cell, Column};
 use crate::cli::time_format;
@@ -26,6 +26,26 @@ fn free_space(disk: NodeDisk) -> String {
 
 /// Lead of the table's time over the clocks from which it is shown.
 const TABLE_AHEAD_SHOWN_MS: u64 = 10_000;
+
+/// Formats the version of a node. One from before versions were announced says none.
+fn version(node: &ClusterNode) -> String {
+    match (&node.version, node.level) {
+        (Some(version), _) => version.clone(),
+        (None, Some(_)) => "older".to_owned(),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+/// Formats the level of the cluster, and says when it can rise.
+fn level(status: &ClusterStatus) -> Option<String> {
+    let level = status.level?;
+    let common = status.nodes.iter().map(|node| node.level).min()??;
+    Some(if common > level {
+        format!("{level}; all masters understand {common}: triarch cluster upgrade")
+    } else {
+        level.to_string()
+    })
+}
 
 /// Formats the status of the cluster as a table of its nodes; while it forms, of those that it is to have.
 pub fn render(status: &ClusterStatus) -> String {
@@ -67,6 +87,7 @@ fn render_formed(status: &ClusterStatus) -> String {
         Column::Number("ON DISK"),
         Column::Number("BEHIND"),
         Column::Text("DISK"),
+        Column::Text("VERSION"),
     ];
     let or_dash =
         |index: Option<u64>| index.map_or_else(|| "-".to_owned(), |index| index.to_string());
@@ -93,6 +114,7 @@ fn render_formed(status: &ClusterStatus) -> String {
                     .map(|(last, matched)| last.saturating_sub(matched)),
             )),
             Cell::new(node.disk.map_or_else(|| "-".to_owned(), free_space)),
+            Cell::new(version(node)),
         ]
     });
     let leader = match status.leader {
@@ -105,6 +127,7 @@ fn render_formed(status: &ClusterStatus) -> String {
         ("term", Some(status.term.to_string())),
         ("committed", Some(status.commit_index.to_string())),
         ("clock", table_ahead(status.table_ahead_ms)),
+        ("level", level(status)),
     ]);
     format!("{header}\n\n{}", output::table(&columns, rows))
 }

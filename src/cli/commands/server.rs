@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use triarch_raft::Level;
 
 use crate::cli::address::{check_listen, host_name, host_port, listen_address, node_url};
 use crate::cli::error::usage_error;
@@ -156,6 +157,9 @@ pub struct ServerArgs {
         help_heading = "Bounds"
     )]
     min_free_disk_mib: Option<u64>,
+    /// Highest level of formats to understand, to behave as an older program: for tests of upgrades
+    #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(Level::HIGHEST.number())))]
+    announce_level: Option<u32>,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -250,6 +254,10 @@ impl ServerArgs {
                 table_memory_bytes_max: memory.table_bytes_max,
             },
             digest_interval: self.digest_interval,
+            level_max: self
+                .announce_level
+                .and_then(Level::new)
+                .unwrap_or(Level::HIGHEST),
             min_free_disk_bytes: self.min_free_disk_mib.map(|mib| mib << 20),
         })
     }

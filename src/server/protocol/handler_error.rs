@@ -71,6 +71,20 @@ impl From<ChangeError> for HandlerError {
         match error {
             ChangeError::NotLeader { .. } => HandlerError::NotLeader,
             ChangeError::Refused(why) => HandlerError::Problem(Problem::new(Code::Conflict, why)),
+            ChangeError::TooOld {
+                id, level, needed, ..
+            } => HandlerError::Problem(
+                Problem::new(Code::NodeTooOld, error.to_string())
+                    .with("node", id)
+                    .with("level", level)
+                    .with("needed", needed),
+            ),
+            ChangeError::LevelUnknown { understood, .. } => HandlerError::Problem(
+                Problem::invalid("level", error.to_string()).with("understood", understood),
+            ),
+            ChangeError::Unconfirmed { id, why } => {
+                HandlerError::Problem(Problem::new(Code::Conflict, why).with("node", id))
+            }
             ChangeError::UnknownNode(id) => HandlerError::Problem(Problem::new(
                 Code::NotFound,
                 format!("node {id} is not in the cluster"),

@@ -51,6 +51,8 @@ pub enum Code {
     MisdirectedRequest,
     /// The request contradicts the current state.
     Conflict,
+    /// The program of a node is older than the cluster's formats need.
+    NodeTooOld,
     /// The object is terminal already.
     AlreadyFinished,
     /// The worker is not registered, or was lost.
@@ -78,6 +80,7 @@ impl Code {
         Code::UnsupportedMediaType,
         Code::MisdirectedRequest,
         Code::Conflict,
+        Code::NodeTooOld,
         Code::AlreadyFinished,
         Code::UnknownWorker,
         Code::StorageFailed,
@@ -101,6 +104,7 @@ impl Code {
             Code::UnsupportedMediaType => "unsupported_media_type",
             Code::MisdirectedRequest => "misdirected_request",
             Code::Conflict => "conflict",
+            Code::NodeTooOld => "node_too_old",
             Code::AlreadyFinished => "already_finished",
             Code::UnknownWorker => "unknown_worker",
             Code::StorageFailed => "storage_failed",
@@ -125,6 +129,7 @@ impl Code {
             Code::UnsupportedMediaType => "Unsupported media type",
             Code::MisdirectedRequest => "Host name not served here",
             Code::Conflict => "Conflict",
+            Code::NodeTooOld => "A node is too old",
             Code::AlreadyFinished => "Already finished",
             Code::UnknownWorker => "Unknown worker",
             Code::StorageFailed => "Storage failed",
@@ -146,7 +151,7 @@ impl Code {
             Code::Forbidden => StatusCode::FORBIDDEN,
             Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Code::MisdirectedRequest => StatusCode::MISDIRECTED_REQUEST,
-            Code::Conflict | Code::AlreadyFinished => StatusCode::CONFLICT,
+            Code::Conflict | Code::NodeTooOld | Code::AlreadyFinished => StatusCode::CONFLICT,
             Code::StorageFailed => StatusCode::INSUFFICIENT_STORAGE,
             Code::Timeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -168,6 +173,7 @@ impl Problem {
             | Code::UnsupportedMediaType
             | Code::MisdirectedRequest
             | Code::Conflict
+            | Code::NodeTooOld
             | Code::AlreadyFinished
             | Code::UnknownWorker
             | Code::StorageFailed

@@ -16,14 +16,15 @@ use futures_util::stream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use triarch_raft::{Leadership, low_priority};
+use triarch_raft::{Leadership, Level, low_priority};
 use triarch_sdk::wire;
 use triarch_table::command::RestorePart;
 use triarch_table::records::pending_restore::{PART_BYTES_MAX, PARTS_MAX};
-use triarch_table::{Command, Frozen, Reply};
+use triarch_table::{Command, Reply};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::areas::state::FrozenState;
 use crate::backup_format::{Header, Writer};
 use crate::server::app::App;
 use crate::server::leader_proxy;
@@ -90,19 +91,17 @@ async fn backup(
     let Some(cluster_id) = app.node.status().cluster_id else {
         return Err(Problem::no_leader("the cluster has not formed yet").into());
     };
-    let (frozen, header) = {
-        let table = app.table.read();
-        let header = Header {
-            backup: uuid::Uuid::new_v4().to_string(),
-            cluster_id,
-            index: table.last_index(),
-            table_ms: table.now_ms(),
-            jobs: table.jobs_len() as u64,
-            tasks: table.counts().total(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        (table.freeze(), header)
-    };
+    let (frozen, mut header) = app.table.freeze(|table| Header {
+        backup: uuid::Uuid::new_v4().to_string(),
+        cluster_id,
+        index: table.last_index(),
+        table_ms: table.now_ms(),
+        jobs: table.jobs_len() as u64,
+        tasks: table.counts().total(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        level: Level::ONE.number(),
+    });
+    header.level = frozen.level.number();
     let index = header.index;
     let (chunks, queue) = mpsc::channel(QUEUED_CHUNKS_MAX);
     let runtime = Handle::current();
@@ -135,7 +134,7 @@ async fn backup(
     Ok(response)
 }
 
-fn write(frozen: Frozen, header: &Header, out: ChunkWriter) -> io::Result<()> {
+fn write(frozen: FrozenState, header: &Header, out: ChunkWriter) -> io::Result<()> {
     let mut writer = Writer::begin(BufWriter::with_capacity(CHUNK_BYTES, out), header)?;
     frozen.write(&mut writer)?;
     writer.finish()?.into_inner().map_err(io::Error::from)?;

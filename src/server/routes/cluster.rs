@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
 use triarch_raft::{
-    FormingStatus, NodeAddress, NodeAddressError, NodeStatus, PeerRole, PeerState, TransferReason,
+    FormingStatus, Level, NodeAddress, NodeAddressError, NodeStatus, PeerRole, PeerState,
+    TransferReason,
 };
 use triarch_sdk::wire;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::areas::area::Area;
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
@@ -33,6 +35,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(show))
         .routes(routes!(add_node))
         .routes(routes!(remove_node))
+        .routes(routes!(upgrade))
         .routes(routes!(write_snapshot))
 }
 
@@ -73,18 +76,49 @@ async fn digest(app: &App) -> Result<wire::TableDigest, HandlerError> {
             "this node is already computing a digest of its table; retry later",
         )
     })?;
-    let frozen = app.table.read().freeze();
+    let (frozen, ()) = app.table.freeze(|_| ());
     let computed = tokio::task::spawn_blocking(move || {
-        let (index, value) = (frozen.last_index(), frozen.digest());
+        let (index, digest) = (frozen.last_index(), frozen.digest());
         drop(permit);
+        let area = |(area, value): &(Area, u64)| wire::AreaDigest {
+            area: area.name().to_owned(),
+            value: format!("{value:016x}"),
+        };
         wire::TableDigest {
             index,
-            value: format!("{value:016x}"),
+            value: format!("{:016x}", digest.value),
+            areas: digest.areas.iter().map(area).collect(),
         }
     });
     computed.await.map_err(|error| {
         HandlerError::OutcomeUnknown(format!("the digest could not be computed: {error}"))
     })
+}
+
+/// Raises the level of the cluster's formats. Every node must be up and understand the level; afterwards no older version
+/// can take part any more. Asked again, it changes nothing.
+#[utoipa::path(
+    post,
+    path = "/v1/cluster/upgrade",
+    tag = "cluster",
+    request_body = Option<wire::UpgradeCluster>,
+    responses((status = 200, description = "As it is now", body = wire::ClusterStatus))
+)]
+async fn upgrade(
+    State(app): State<App>,
+    _: NoQuery,
+    body: Bytes,
+) -> Result<ApiResponse, HandlerError> {
+    let wire::UpgradeCluster { level } = json::parse_or_default(&body)?;
+    let level = match level {
+        None => None,
+        Some(number) => match Level::new(number) {
+            Some(level) => Some(level),
+            None => return Err(Problem::invalid("level", "must be at least 1").into()),
+        },
+    };
+    app.node.raise_level(level).await?;
+    ApiResponse::ok(app.node.applied_index(), &cluster_status(&app))
 }
 
 #[derive(Debug, Default, serde::Deserialize)]
@@ -224,6 +258,7 @@ fn cluster_status(app: &App) -> wire::ClusterStatus {
         table_ahead_ms: app.clock.table_ahead_ms(app.table.read().now_ms()),
         excluded: app.node.exclusion(),
         digest: None,
+        level: Some(status.level.number()),
     }
 }
 
@@ -262,5 +297,7 @@ fn cluster_node(node: NodeStatus) -> wire::ClusterNode {
             sent_bytes: transfer.sent_bytes,
         }),
         disk: node.disk.map(present::node_disk),
+        level: node.version.as_ref().map(|version| version.level.number()),
+        version: node.version.and_then(|version| version.program),
     }
 }

@@ -34,7 +34,13 @@ pub enum CodecError {
 
 /// Encodes a command for the log.
 pub fn encode_command(command: &Command) -> Vec<u8> {
-    postcard::to_extend(command, vec![VERSION])
+    append_command(command, Vec::new())
+}
+
+/// Encodes a command like [`encode_command`], after the bytes of an envelope.
+pub fn append_command(command: &Command, mut envelope: Vec<u8>) -> Vec<u8> {
+    envelope.push(VERSION);
+    postcard::to_extend(command, envelope)
         .expect("commands hold nothing that postcard cannot write")
 }
 

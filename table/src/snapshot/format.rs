@@ -17,7 +17,8 @@ use crate::records::worker::Worker;
 use crate::types::ids::{JobId, TaskId};
 use crate::types::limits::Limits;
 
-pub(super) const MAGIC: &[u8; 8] = b"TRITABLE";
+/// First bytes of every snapshot.
+pub const MAGIC: &[u8; 8] = b"TRITABLE";
 
 /// The version this code writes.
 pub const VERSION: u8 = 1;

@@ -22,7 +22,7 @@ mod tests;
 mod write;
 
 pub use error::SnapshotError;
-pub use format::VERSION;
+pub use format::{MAGIC, VERSION};
 pub use frozen::{DIGEST_FORMAT, Frozen};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use write::sealed;

@@ -16,6 +16,7 @@ const LAYERS: [(&str, &[&[&str]]); 2] = [
             &["state_machine"],
             &["feed", "waiters", "leader_counters"],
             &["cron", "backup_format", "panic_exit", "mutated"],
+            &["areas"],
             &["log_writer", "private_files", "signals"],
             &["terminal_text"],
         ],

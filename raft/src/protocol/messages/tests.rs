@@ -42,9 +42,9 @@ fn append() -> AppendEntriesRequest<Config> {
 
 #[test]
 fn an_append_arrives_as_it_was_sent() {
-    let mut out = frame(&envelope(), 0);
+    let mut out = frame(Level::ONE, &envelope(), 0);
     put_append(&mut out, &append()).unwrap();
-    let (to, body) = open_frame(out.freeze()).unwrap();
+    let (to, body) = open_frame(Level::HIGHEST, out.freeze()).unwrap();
     assert_eq!(to, envelope());
     let got = open_append(body).unwrap();
     assert_eq!(format!("{got:?}"), format!("{:?}", append()));
@@ -65,7 +65,7 @@ fn put_hex<T: Serialize>(value: &T) -> String {
 /// snapshot is on disk. New fields and variants go to the end of a struct or enum; nothing else may change here.
 #[test]
 fn version_1_of_every_message_stays_what_it_is() {
-    let mut out = frame(&envelope(), 0);
+    let mut out = frame(Level::ONE, &envelope(), 0);
     put_append(&mut out, &append()).unwrap();
     let head = format!(
         "01 10{} 01 10{} 02 10{}",
@@ -198,10 +198,11 @@ fn version_1_of_every_message_stays_what_it_is() {
 
 #[test]
 fn every_cut_and_every_flipped_byte_of_a_frame_is_survived() {
-    let mut out = frame(&envelope(), 0);
+    let mut out = frame(Level::ONE, &envelope(), 0);
     put_append(&mut out, &append()).unwrap();
     let good = out.freeze();
-    let open = |bytes: Bytes| open_frame(bytes).and_then(|(_, body)| open_append(body));
+    let open =
+        |bytes: Bytes| open_frame(Level::HIGHEST, bytes).and_then(|(_, body)| open_append(body));
     for cut in 0..good.len() {
         assert!(open(good.slice(..cut)).is_err(), "cut at {cut}");
     }

@@ -207,6 +207,7 @@ _BY_CODE: dict[str, type[Refused]] = {
     "not_found": NotFound,
     "unknown_worker": UnknownWorker,
     "conflict": Conflict,
+    "node_too_old": Conflict,
     "already_finished": AlreadyFinished,
     "stale_token": StaleToken,
     "invalid_request": InvalidRequest,

@@ -10,7 +10,7 @@ use super::handle::Client;
 use crate::error::Error;
 use crate::wire::{
     AddNode, ClusterQuery, ClusterStatus, HoldQuery, PageQuery, Purge, Purged, Queue, QueueList,
-    QueueSettings, ReadQuery, SnapshotWritten, TransferLeader,
+    QueueSettings, ReadQuery, SnapshotWritten, TransferLeader, UpgradeCluster,
 };
 
 /// Maximum time of a call that changes a large number of tasks.
@@ -38,6 +38,13 @@ impl Client {
         let body = TransferLeader { to };
         let call = Call::post(&["v1", "cluster", "transfer-leader"]).once();
         self.call(call.json(&body)?).await
+    }
+
+    /// Raises the level of the cluster's formats. Default: to the highest that the leader understands.
+    pub async fn upgrade_cluster(&self, level: Option<u32>) -> Result<ClusterStatus, Error> {
+        let body = UpgradeCluster { level };
+        self.call(Call::post(&["v1", "cluster", "upgrade"]).json(&body)?)
+            .await
     }
 
     /// Adds a started, empty master as a learner. Whichever master leads then promotes it once it has caught up. The

@@ -44,6 +44,10 @@ pub struct ClusterStatus {
     /// Digest of the responding node's table; present only if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<TableDigest>,
+    /// Level of the formats of the log, snapshots and backups, as applied by the node that answered. It rises with
+    /// `POST /v1/cluster/upgrade`. A node from before levels does not say it.
+    #[serde(default)]
+    pub level: Option<u32>,
 }
 
 /// A cluster that is being formed.
@@ -86,6 +90,19 @@ pub struct TableDigest {
     /// Last log index applied to the table when the digest was computed.
     pub index: u64,
     /// Digest as 16 hexadecimal digits.
+    pub value: String,
+    /// The digest of each area of the state, from level 2 of the cluster on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub areas: Vec<AreaDigest>,
+}
+
+/// A digest over one area of the state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AreaDigest {
+    /// Name of the area; `table` holds jobs, tasks, workers, queues and schedules.
+    pub area: String,
+    /// 16 hexadecimal digits.
     pub value: String,
 }
 
@@ -170,6 +187,17 @@ pub struct TransferLeader {
     pub to: Option<u64>,
 }
 
+/// Body of `POST /v1/cluster/upgrade`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct UpgradeCluster {
+    /// The level to raise the cluster to. Default: the highest that the leader understands.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<u32>,
+}
+
 /// One master of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -194,6 +222,12 @@ pub struct ClusterNode {
     /// Disk of the node. A node knows its own; the leader knows those of all nodes that respond to it.
     #[serde(default)]
     pub disk: Option<NodeDisk>,
+    /// Version of its program, as it said last; `null` for a node that has not answered yet, or from before levels.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// The highest level that it understands, as it said last; `null` until it has answered.
+    #[serde(default)]
+    pub level: Option<u32>,
 }
 
 /// Progress of a snapshot sent to a node that is too far behind for the log to suffice.

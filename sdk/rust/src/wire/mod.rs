@@ -22,9 +22,9 @@ pub mod time;
 pub mod worker;
 
 pub use cluster::{
-    AddNode, ClusterNode, ClusterQuery, ClusterStatus, DivergenceCheck, Forming, FormingMember,
-    HoldQuery, NodeDisk, NodeRole, NodeState, RestoreProgress, RestoreQuery, Restored,
-    SnapshotTransfer, SnapshotWritten, TableDigest, TransferLeader,
+    AddNode, AreaDigest, ClusterNode, ClusterQuery, ClusterStatus, DivergenceCheck, Forming,
+    FormingMember, HoldQuery, NodeDisk, NodeRole, NodeState, RestoreProgress, RestoreQuery,
+    Restored, SnapshotTransfer, SnapshotWritten, TableDigest, TransferLeader, UpgradeCluster,
 };
 pub use event::{Event, EventsQuery};
 pub use exec::{ExecError, ExecPayload, ExecResult};

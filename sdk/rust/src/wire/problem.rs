@@ -154,6 +154,8 @@ codes! {
     StaleToken = "stale_token", 409, "The lease is no longer current";
     /// The task or job is terminal already.
     AlreadyFinished = "already_finished", 409, "Already finished";
+    /// The program of a node is older than the cluster's formats need; `node` gives its id.
+    NodeTooOld = "node_too_old", 409, "A node is too old";
     /// The request contradicts the current state.
     Conflict = "conflict", 409, "Conflict";
     /// The client is not authenticated.

@@ -24,6 +24,11 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
         "Latest Raft term known to this node.",
         status.term as f64,
     );
+    out.gauge(
+        "triarch_cluster_level",
+        "Level of the cluster's formats, as applied here. It rises with triarch cluster upgrade.",
+        f64::from(status.level.number()),
+    );
     let leads = app.node.leads_now();
     out.gauge(
         "triarch_is_leader",

@@ -200,6 +200,9 @@ fn route_codes(path: &str, method: &str) -> Vec<Code> {
     if path.contains('{') || path == "/v1/cluster/transfer-leader" {
         codes.push(Code::NotFound);
     }
+    if path == "/v1/cluster/upgrade" || (path == "/v1/cluster/nodes" && method == "post") {
+        codes.push(Code::NodeTooOld);
+    }
     if path.starts_with("/v1/workers/") {
         codes.push(Code::UnknownWorker);
     }

@@ -1,4 +1,4 @@
-//! Operations: starts, signals, files, metrics, logs and admission control.
+//! Operations: starts, signals, files, metrics, logs, admission control and upgrades.
 
 mod data_directory;
 mod logging;
@@ -7,3 +7,4 @@ mod overload;
 mod resources;
 mod signals;
 mod startup;
+mod upgrade;

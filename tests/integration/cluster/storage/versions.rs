@@ -259,6 +259,7 @@ async fn a_peer_message_of_another_version_is_refused_with_its_version() {
     for path in ["/raft/hello", "/raft/append", "/raft/vote"] {
         let reply = api
             .call(reqwest::Method::POST, path)
+            .header("triarch-version", "9.0.0; level=9")
             .raw(frame.clone())
             .answer()
             .await;

@@ -154,6 +154,12 @@ mutations! {
     ReadyWithoutReadIndex = "ready-without-read-index" in Raft, held by ["starts_behind_is_not_ready"];
     /// a leader that no majority answers calls itself ready
     ReadyWithoutMajority = "ready-without-majority" in Raft, held by ["no_majority_answers_is_not_ready"];
+    /// the level rises although a member does not understand it
+    OlderMemberIgnored = "older-member-ignored" in Raft, held by ["an_older_node_stays_below"];
+    /// a node is added that does not understand the level of the cluster
+    OlderNodeAdded = "older-node-added" in Raft, held by ["after_the_rise_an_older_master"];
+    /// a snapshot does not say the level of its cluster
+    LevelNotInSnapshot = "level-not-in-snapshot" in Raft, held by ["a_head_of_level_1"];
     /// a node that holds another table than the majority goes on
     DivergenceIgnored = "divergence-ignored" in Raft, held by ["differs_from_the_majority"];
 

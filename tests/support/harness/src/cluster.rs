@@ -1,5 +1,6 @@
 //! A cluster of masters and workers. Each master is a process with a directory of its own.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -17,12 +18,11 @@ use crate::processes::binary::triarch;
 use crate::processes::cluster_permit::ClusterPermit;
 use crate::processes::command::Cli;
 use crate::processes::process::{self, MARKER_ENV, Process};
+use crate::processes::program::Program;
 use crate::wait::{eventually, until};
 
 /// Maximum time for a cluster to form, elect or catch up, also on a slow and busy machine.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Timeout of one readiness request to one node.
-const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Number of log entries between two comparisons of the masters' tables.
 const DIGEST_INTERVAL: &str = "32";
@@ -42,6 +42,8 @@ pub struct Options {
     pub more: Vec<String>,
     /// Wall clocks of the masters, if not that of the machine.
     pub fake_clocks: Option<FakeClocks>,
+    /// Programs of some masters, by id.
+    pub programs: BTreeMap<u64, Program>,
     /// Address of each master. If empty, all run on a loopback address that only this cluster uses.
     pub addresses: Vec<NodeAddress>,
 }
@@ -54,6 +56,7 @@ impl Default for Options {
             data_dirs: Vec::new(),
             more: Vec::new(),
             fake_clocks: None,
+            programs: BTreeMap::new(),
             addresses: Vec::new(),
         }
     }
@@ -193,7 +196,9 @@ impl Cluster {
     /// Returns the command line of a master. A repeated option does not override the first one, so a test replaces
     /// arguments itself.
     pub fn server_command(&self, node: u64, data_dir: &Path) -> Command {
-        let mut command = self.marked(triarch());
+        let program = self.options.programs.get(&node).cloned();
+        let program = program.unwrap_or_default();
+        let mut command = self.marked(program.binary.unwrap_or_else(triarch));
         command
             .arg("server")
             .args(["--id", &node.to_string()])
@@ -208,7 +213,8 @@ impl Cluster {
             .args(["--lease-ms", &self.options.lease_ms.to_string()])
             // Frequent comparisons: a master whose table differs stops, and its test fails.
             .args(["--check-every", DIGEST_INTERVAL])
-            .args(&self.options.more);
+            .args(&self.options.more)
+            .args(&program.more);
         if let Some(fake_clocks) = &self.options.fake_clocks {
             fake_clocks.apply(&mut command, node);
         }
@@ -329,6 +335,18 @@ impl Cluster {
         *self.node(node) = process;
     }
 
+    /// Makes a master run this program from its next start on.
+    pub fn set_program(&mut self, node: u64, program: Program) {
+        self.options.programs.insert(node, program);
+    }
+
+    /// Ends a master, and starts it again with this program.
+    pub async fn replace_program(&mut self, node: u64, program: Program) {
+        self.terminate(node).await;
+        self.set_program(node, program);
+        self.restart(node);
+    }
+
     /// Returns the masters that run and are not paused.
     pub fn running(&mut self) -> Vec<u64> {
         self.ids()
@@ -366,7 +384,7 @@ impl Cluster {
             self.none_has_ended(&running);
             let mut leaders = Vec::new();
             for id in &running {
-                leaders.push(believed(&apis[*id as usize - 1]).await?.1);
+                leaders.push(apis[*id as usize - 1].believed_leader().await?.1);
             }
             leaders.dedup();
             (leaders.len() == 1 && running.contains(&leaders[0])).then(|| leaders[0])
@@ -393,7 +411,7 @@ impl Cluster {
             async || {
                 let mut latest: Option<(u64, u64)> = None;
                 for id in &running {
-                    if let Some((term, leader)) = believed(&apis[*id as usize - 1]).await
+                    if let Some((term, leader)) = apis[*id as usize - 1].believed_leader().await
                         && leader == *id
                     {
                         latest = latest.max(Some((term, leader)));
@@ -409,7 +427,7 @@ impl Cluster {
     pub async fn observed_leader(&mut self) -> Option<(u64, u64)> {
         let mut latest = None;
         for id in self.running() {
-            latest = latest.max(believed(&self.api(id)).await);
+            latest = latest.max(self.api(id).believed_leader().await);
         }
         latest
     }
@@ -423,7 +441,7 @@ impl Cluster {
             format!("one of the masters {running:?} leads instead of {old}"),
             async || {
                 for id in &running {
-                    if let Some((_, leader)) = believed(&apis[*id as usize - 1]).await
+                    if let Some((_, leader)) = apis[*id as usize - 1].believed_leader().await
                         && leader == *id
                     {
                         return Some(leader);
@@ -556,18 +574,6 @@ impl Cluster {
         let all = self.nodes.iter().chain(workers);
         all.map(Process::last_words).collect::<Vec<_>>().join("\n")
     }
-}
-
-/// Returns the term and the leader as one master reports them, if it is ready.
-async fn believed(api: &Api) -> Option<(u64, u64)> {
-    let reply = api
-        .call(reqwest::Method::GET, "/readyz")
-        .timeout(READY_TIMEOUT)
-        .send()
-        .await
-        .ok()?;
-    let body = (reply.status == 200).then(|| reply.json())?;
-    Some((body["term"].as_u64()?, body["leader"].as_u64()?))
 }
 
 impl Drop for Cluster {

@@ -13,6 +13,8 @@ use crate::history::HistoryWriter;
 pub const NOT_SENT: &str = "not sent: ";
 /// Timeout of an answer of a healthy cluster. Waits request less.
 const TIMEOUT: Duration = Duration::from_secs(40);
+/// For one node to say whether it is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A client of one base URL.
 #[derive(Debug, Clone)]
@@ -139,6 +141,14 @@ impl Api {
             };
             after = format!("&after={next}");
         }
+    }
+
+    /// Returns the term and the leader as this master reports them, if it is ready.
+    pub async fn believed_leader(&self) -> Option<(u64, u64)> {
+        let call = self.call(Method::GET, "/readyz").timeout(READY_TIMEOUT);
+        let reply = call.send().await.ok()?;
+        let body = (reply.status == 200).then(|| reply.json())?;
+        Some((body["term"].as_u64()?, body["leader"].as_u64()?))
     }
 
     /// Submits a job. Panics unless it is accepted.

@@ -36,6 +36,7 @@ pub use load::mixed_workload::Workload;
 pub use load::submissions::{Acked, Load, LoadOptions, submit_until};
 pub use processes::command::{Cli, Ran};
 pub use processes::process::Process;
+pub use processes::program::Program;
 pub use processes::{addresses, addresses::NodeAddress, binary, process};
 pub use raw_http::{RawReply, RawRequest};
 pub use wait::{eventually, until};

@@ -5,3 +5,4 @@ pub mod binary;
 pub mod cluster_permit;
 pub mod command;
 pub mod process;
+pub mod program;
