@@ -63,6 +63,8 @@ enum Scenario {
     ReplaceNode(scenarios::replace_node::ReplaceNodeArgs),
     /// Stop each master in turn and start it again, while clients count failed calls
     RollingRestart(scenarios::rolling_restart::RollingRestartArgs),
+    /// Upgrade each master in turn, go back, upgrade again and raise the level, while clients count what fails
+    Upgrade(scenarios::upgrade::UpgradeArgs),
     /// Set the wall clock of one master after the other wrong, while it follows, leads and starts (needs libfaketime)
     ClockJumps(scenarios::clock_jumps::ClockJumpsArgs),
     /// Fill the disks of one master and of all masters, and free the space again (needs root)
@@ -167,6 +169,7 @@ async fn main() -> ExitCode {
             Scenario::GrowShrink(args) => args.run().await,
             Scenario::ReplaceNode(args) => args.run().await,
             Scenario::RollingRestart(args) => args.run().await,
+            Scenario::Upgrade(args) => args.run().await,
             Scenario::ClockJumps(args) => args.run().await,
             Scenario::FullDisk(args) => args.run().await,
             Scenario::ScheduleTicks(args) => args.run().await,

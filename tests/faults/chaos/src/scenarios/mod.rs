@@ -15,3 +15,4 @@ pub mod repeat;
 pub mod replace_node;
 pub mod rolling_restart;
 pub mod schedule_ticks;
+pub mod upgrade;
