@@ -1,6 +1,8 @@
 //! Injector of faults: one fault after another, some overlapping, all drawn from the seed. It never injects more at
 //! once than the product is guaranteed to survive: a disk is lost or damaged only while all others are intact.
 
+pub mod versions;
+
 use std::collections::BTreeSet;
 
 use anyhow::Context;
@@ -37,6 +39,9 @@ enum Fault {
     LoseDisk,
     DamageDisk,
     GrowAndShrink,
+    UpgradeOne,
+    DowngradeOne,
+    RaiseLevel,
 }
 
 /// Injects faults until the time `until`.
@@ -141,6 +146,12 @@ async fn one(client: &mut Client, fault: Fault, next_host: &mut Host) -> anyhow:
         }
         Fault::Snapshot => {
             ask_cluster(client, "/v1/cluster/snapshot", "snapshot forced").await;
+            Ok(())
+        }
+        Fault::UpgradeOne => versions::upgrade_one(client).await,
+        Fault::DowngradeOne => versions::downgrade_one(client).await,
+        Fault::RaiseLevel => {
+            versions::raise_level(client).await;
             Ok(())
         }
         Fault::LoseDisk | Fault::DamageDisk | Fault::GrowAndShrink => {
@@ -481,6 +492,10 @@ pub fn end_all(context: &SimContext) -> anyhow::Result<()> {
     world.retransmit();
     let now = world.now;
     for host in &hosts {
+        let old = world.machines.get(host).is_some_and(|one| one.is_old());
+        if old {
+            world.kill(*host)?;
+        }
         let machine = world
             .machines
             .get_mut(host)
@@ -490,6 +505,7 @@ pub fn end_all(context: &SimContext) -> anyhow::Result<()> {
         machine.clock_offset_ns = 0;
         machine.sync_time = (60_000, MS);
         machine.may_end = None;
+        machine.set_old(false);
         world.send_input(*host, ProcessInput::Clock { offset_ns: 0 });
         world.send_input(
             *host,

@@ -7,6 +7,7 @@ use triarch_check::record::{Op, Outcome};
 use crate::client_load::submit_one;
 use crate::context::{Client, RequestOutcome, RequestSpec, SimContext};
 use crate::disks::all_well;
+use crate::faults::versions;
 use crate::http::Response;
 use crate::process::Ns;
 use crate::record;
@@ -23,6 +24,14 @@ pub async fn heal(context: &SimContext, host: Host) {
             seen,
         );
         return;
+    }
+    if !versions::raised(&mut client, 20).await {
+        let seen = views(&mut client).await;
+        violated(
+            context,
+            "the level can be raised once every master understands it",
+            seen,
+        );
     }
     fresh_work(&mut client).await;
     context.closing.set(true);

@@ -38,7 +38,23 @@ pub struct Machine {
     pub ends: Vec<End>,
 }
 
+/// Arguments with which a master behaves as the version before levels.
+const OLD: [&str; 2] = ["--announce-level", "1"];
+
 impl Machine {
+    /// Whether its next process behaves as the version before levels.
+    pub fn is_old(&self) -> bool {
+        self.args.ends_with(&OLD.map(str::to_owned))
+    }
+
+    pub fn set_old(&mut self, old: bool) {
+        match (self.is_old(), old) {
+            (false, true) => self.args.extend(OLD.map(str::to_owned)),
+            (true, false) => self.args.truncate(self.args.len() - OLD.len()),
+            (true, true) | (false, false) => {}
+        }
+    }
+
     pub fn runs(&self) -> bool {
         self.process.is_some()
     }

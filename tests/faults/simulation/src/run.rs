@@ -192,9 +192,15 @@ async fn run_phases(context: &SimContext, random: &mut Random) -> anyhow::Result
     let cluster: Vec<String> = (1..=3)
         .map(|host: Host| format!("{host}={}", address(host)))
         .collect();
+    // Half of the clusters begin with masters of the version before among the others.
+    let mixed = random.percent(50);
     for host in 1..=3 {
+        let old = mixed && random.percent(50);
         let mut world = context.sim.world();
         world.install(host, vec!["--cluster".into(), cluster.join(",")])?;
+        if let Some(machine) = world.machines.get_mut(&host) {
+            machine.set_old(old);
+        }
         world.boot(host)?;
     }
     let (submitters, workers) = (random.between(1, 4) as Host, random.between(1, 4) as Host);
