@@ -127,6 +127,15 @@ impl Drill {
         self.load.longest_gap_since(since)
     }
 
+    /// Returns the time from this moment to the acknowledgement of the first submission that was sent after it.
+    pub fn recovery_since(&self, since: Instant) -> Duration {
+        let first = self.load.first_acked_since(since);
+        first.map_or_else(
+            || since.elapsed(),
+            |first| first.saturating_duration_since(since),
+        )
+    }
+
     /// Returns a job as the load submits it.
     pub fn probe(&self) -> Value {
         job(&acknowledged_jobs::sink_script(&self.sink), 0)

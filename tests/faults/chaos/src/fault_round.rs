@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::faults::Fault;
 use crate::plan::{Claim, Plan, Roles};
+use crate::results::outage::OutageWitness;
 use crate::results::report::Report;
 use crate::testbed::Testbed;
 
@@ -43,6 +44,10 @@ pub async fn run_fault_round(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
+    let mut witness = match plans {
+        [plan] if plan.is_partial() => Some((*plan, OutageWitness::begin(testbed))),
+        _ => None,
+    };
     let mut injected = Vec::new();
     for plan in plans {
         let hold = Duration::from_millis(testbed.drill.random.random_range(hold_ms.clone()));
@@ -67,6 +72,9 @@ pub async fn run_fault_round(
                 one.proof = one.fault.proof(testbed).await?;
             }
         }
+        if let Some((_, witness)) = &mut witness {
+            witness.observe(testbed).await;
+        }
         let now = Instant::now();
         // All faults are checked at once: a leader that is cut off writes nothing, so its fsync fails only after the
         // cut is healed.
@@ -89,9 +97,13 @@ pub async fn run_fault_round(
         recorder.fault(kind, target, done.proof.as_deref());
         report.fault(done.plan, done.proof);
     }
+    let healed = Instant::now().into_std();
     testbed.settle().await?;
     let settled = Instant::now().into_std();
     testbed.drill.wait_acknowledged_since(settled).await;
+    if let Some((plan, witness)) = witness {
+        witness.end(testbed, plan, healed, report);
+    }
     if let [plan] = plans {
         let gap = testbed.drill.longest_gap_since(begun.into_std());
         report.stalled(*plan, gap);

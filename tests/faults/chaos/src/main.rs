@@ -19,7 +19,7 @@ mod testbed;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use plan::{CutShape, KillTarget, PauseTarget, Plan, Role};
+use plan::{CutShape, KillTarget, PartialShape, PauseTarget, Plan, Role};
 use scenarios::repeat::RepeatArgs;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -95,8 +95,18 @@ enum Scenario {
     Delay(RepeatArgs),
     /// Lose 5 to 40 of 100 packets between one master and the others (needs root)
     Loss(RepeatArgs),
+    /// Let small messages between the masters pass, and no large ones: the leader's, and everybody's
+    LargeMessages(RepeatArgs),
+    /// Refuse new connections between the masters, or let them hang, while old ones live
+    NewConnections(RepeatArgs),
+    /// Let old connections between the masters pass nothing, while new ones work, as when a firewall forgets them
+    OldConnections(RepeatArgs),
+    /// Let one master open no more descriptors
+    Descriptors(RepeatArgs),
     /// Make every sync of one master's disk slow (needs strace)
     SlowDisk(RepeatArgs),
+    /// Make every sync of the disks of two masters very slow (needs strace)
+    SlowMajority(RepeatArgs),
     /// Make a sync of one master's disk fail: the master must exit, and is started again (needs strace)
     FailingFsync(RepeatArgs),
     /// Cut the power of one master's disk after the other, so that unsynced data is lost (needs root and loop devices)
@@ -227,6 +237,33 @@ async fn main() -> ExitCode {
             }
             Scenario::Delay(args) => args.run("late messages", &both(Plan::Delay), CUT_MS).await,
             Scenario::Loss(args) => args.run("lost packets", &both(Plan::Loss), CUT_MS).await,
+            Scenario::LargeMessages(args) => {
+                let shapes = [PartialShape::LargeFromLeader, PartialShape::LargeEverywhere];
+                args.run(
+                    "large messages held",
+                    &shapes.map(Plan::PartialNetwork),
+                    CUT_MS,
+                )
+                .await
+            }
+            Scenario::NewConnections(args) => {
+                let shapes = [PartialShape::NewRefused, PartialShape::NewHang];
+                let plans = shapes.map(Plan::PartialNetwork);
+                args.run("new connections that fail", &plans, CUT_MS).await
+            }
+            Scenario::OldConnections(args) => {
+                let plans = [Plan::PartialNetwork(PartialShape::OldHeld)];
+                args.run("old connections that pass nothing", &plans, CUT_MS)
+                    .await
+            }
+            Scenario::Descriptors(args) => {
+                args.run("no descriptors left", &both(Plan::Descriptors), CUT_MS)
+                    .await
+            }
+            Scenario::SlowMajority(args) => {
+                let title = "slow disks on a majority";
+                args.run(title, &[Plan::SlowMajority], CUT_MS).await
+            }
             Scenario::SlowDisk(args) => args.run("slow disks", &both(Plan::SlowDisk), CUT_MS).await,
             Scenario::FailingFsync(args) => {
                 args.run("failing syncs", &both(Plan::FailingSync), SHORT_MS)

@@ -18,7 +18,7 @@ pub mod namespaces;
 pub mod proxies;
 
 use namespaces::Namespaces;
-use proxies::{LinkDelay, Proxies};
+use proxies::{LinkDelay, Partial, Proxies};
 
 /// A direction in which messages are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +107,22 @@ impl Net {
                 Ok(())
             }
             Net::Plain | Net::Namespaces(_) => bail!("only proxies can delay"),
+        }
+    }
+
+    /// Lets only a part of the requests from these masters to the others pass.
+    pub fn let_pass_in_part(
+        &self,
+        askers: &[u64],
+        masters: &[u64],
+        partial: Partial,
+    ) -> anyhow::Result<()> {
+        match self {
+            Net::Proxies(proxies) => {
+                proxies.let_pass_in_part(askers, masters, partial);
+                Ok(())
+            }
+            Net::Plain | Net::Namespaces(_) => bail!("only wires know connections and messages"),
         }
     }
 

@@ -5,8 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::faults::{
-    Fault, clock_jump, cut, delay, failing_sync, full_disk, hand_over, kill, loss, membership,
-    pause, power_cut, restart, slow_disk,
+    Fault, clock_jump, cut, delay, descriptors, failing_sync, full_disk, hand_over, kill, loss,
+    membership, partial_network, pause, power_cut, restart, slow_disk,
 };
 
 /// One kind of fault at one kind of target.
@@ -22,8 +22,14 @@ pub enum Plan {
     Delay(Role),
     /// Packets between one master and the others are lost at random.
     Loss(Role),
+    /// Between the masters some things pass and others do not.
+    PartialNetwork(PartialShape),
+    /// One master may open no more descriptors.
+    Descriptors(Role),
     /// Every sync of one master's disk takes long.
     SlowDisk(Role),
+    /// Every sync of the disks of a majority takes very long.
+    SlowMajority,
     /// The disk of one master is full.
     FullDisk(Role),
     /// A sync of one master's disk fails.
@@ -72,6 +78,21 @@ pub enum CutShape {
     ResponsesOnly,
     /// The leader is cut off from both other masters and reconnected several times a second.
     Flapping,
+}
+
+/// What passes between the masters, and what does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PartialShape {
+    /// Large messages of the leader do not arrive.
+    LargeFromLeader,
+    /// No large message arrives.
+    LargeEverywhere,
+    /// New connections are refused, old ones live.
+    NewRefused,
+    /// New connections hang, old ones live.
+    NewHang,
+    /// Old connections pass nothing any more, and nobody is notified; new ones work.
+    OldHeld,
 }
 
 /// Role of the master that is the target.
@@ -123,7 +144,7 @@ pub enum Claim {
 
 impl Plan {
     /// All plans.
-    pub const ALL: [Plan; 31] = [
+    pub const ALL: [Plan; 39] = [
         Plan::Kill(KillTarget::Leader),
         Plan::Kill(KillTarget::Follower),
         Plan::Kill(KillTarget::TwoMasters),
@@ -142,8 +163,16 @@ impl Plan {
         Plan::Delay(Role::Follower),
         Plan::Loss(Role::Leader),
         Plan::Loss(Role::Follower),
+        Plan::PartialNetwork(PartialShape::LargeFromLeader),
+        Plan::PartialNetwork(PartialShape::LargeEverywhere),
+        Plan::PartialNetwork(PartialShape::NewRefused),
+        Plan::PartialNetwork(PartialShape::NewHang),
+        Plan::PartialNetwork(PartialShape::OldHeld),
+        Plan::Descriptors(Role::Leader),
+        Plan::Descriptors(Role::Follower),
         Plan::SlowDisk(Role::Leader),
         Plan::SlowDisk(Role::Follower),
+        Plan::SlowMajority,
         Plan::FullDisk(Role::Leader),
         Plan::FullDisk(Role::Follower),
         Plan::FailingSync(Role::Leader),
@@ -165,7 +194,15 @@ impl Plan {
             Plan::Cut(_) => "cut",
             Plan::Delay(_) => "delay",
             Plan::Loss(_) => "loss",
-            Plan::SlowDisk(_) => "slow-disk",
+            Plan::PartialNetwork(PartialShape::LargeFromLeader | PartialShape::LargeEverywhere) => {
+                "large-messages"
+            }
+            Plan::PartialNetwork(PartialShape::NewRefused | PartialShape::NewHang) => {
+                "new-connections"
+            }
+            Plan::PartialNetwork(PartialShape::OldHeld) => "old-connections",
+            Plan::Descriptors(_) => "descriptors",
+            Plan::SlowDisk(_) | Plan::SlowMajority => "slow-disk",
             Plan::FullDisk(_) => "full-disk",
             Plan::FailingSync(_) => "failing-fsync",
             Plan::ClockJump(_) => "clock-jump",
@@ -184,6 +221,8 @@ impl Plan {
             | Plan::HandOver
             | Plan::Delay(Role::Leader)
             | Plan::Loss(Role::Leader)
+            | Plan::PartialNetwork(PartialShape::LargeFromLeader)
+            | Plan::Descriptors(Role::Leader)
             | Plan::SlowDisk(Role::Leader)
             | Plan::FullDisk(Role::Leader)
             | Plan::FailingSync(Role::Leader)
@@ -194,6 +233,7 @@ impl Plan {
             | Plan::Pause(PauseTarget::Follower)
             | Plan::Delay(Role::Follower)
             | Plan::Loss(Role::Follower)
+            | Plan::Descriptors(Role::Follower)
             | Plan::SlowDisk(Role::Follower)
             | Plan::FullDisk(Role::Follower)
             | Plan::FailingSync(Role::Follower)
@@ -210,7 +250,33 @@ impl Plan {
             Plan::Cut(CutShape::OneWay) => "one-way",
             Plan::Cut(CutShape::ResponsesOnly) => "responses-only",
             Plan::Cut(CutShape::Flapping) => "flapping",
+            Plan::PartialNetwork(PartialShape::LargeEverywhere | PartialShape::OldHeld) => {
+                "everywhere"
+            }
+            Plan::PartialNetwork(PartialShape::NewRefused) => "refused",
+            Plan::PartialNetwork(PartialShape::NewHang) => "hang",
+            Plan::SlowMajority => "majority",
             Plan::Membership => "fourth-master",
+        }
+    }
+
+    /// Whether the masters stay up and reach each other in part, so that they have to say what is wrong themselves.
+    pub fn is_partial(self) -> bool {
+        match self {
+            Plan::PartialNetwork(_) | Plan::Descriptors(_) | Plan::SlowMajority => true,
+            Plan::Kill(_)
+            | Plan::Pause(_)
+            | Plan::Cut(_)
+            | Plan::Delay(_)
+            | Plan::Loss(_)
+            | Plan::SlowDisk(_)
+            | Plan::FullDisk(_)
+            | Plan::FailingSync(_)
+            | Plan::ClockJump(_)
+            | Plan::PowerCut(_)
+            | Plan::Restart(_)
+            | Plan::Membership
+            | Plan::HandOver => false,
         }
     }
 
@@ -246,7 +312,14 @@ impl Plan {
             Plan::Cut(CutShape::LeaderAlone | CutShape::LeaderWithOne | CutShape::Flapping)
             | Plan::Delay(_)
             | Plan::Loss(_) => BTreeSet::from([Claim::Network]),
-            Plan::SlowDisk(role)
+            // What shows it is a message of the leader, and a sync of each master.
+            Plan::PartialNetwork(_) | Plan::SlowMajority => {
+                let mut all: BTreeSet<Claim> = masters(&roles.all());
+                all.insert(Claim::Network);
+                all
+            }
+            Plan::Descriptors(role)
+            | Plan::SlowDisk(role)
             | Plan::FullDisk(role)
             | Plan::FailingSync(role)
             | Plan::ClockJump(role)
@@ -269,7 +342,20 @@ impl Plan {
             Plan::Cut(shape) => Box::new(cut::Cut::new(shape, roles)),
             Plan::Delay(role) => Box::new(delay::Delay::new(roles.master(role), roles)),
             Plan::Loss(role) => Box::new(loss::Loss::new(roles.master(role), roles)),
+            Plan::PartialNetwork(shape) => {
+                Box::new(partial_network::PartialNetwork::new(shape, roles))
+            }
+            Plan::Descriptors(role) => Box::new(descriptors::Descriptors::new(roles.master(role))),
             Plan::SlowDisk(role) => Box::new(slow_disk::SlowDisk::new(roles.master(role))),
+            Plan::SlowMajority => {
+                let majority = [roles.leader, roles.followers[0]];
+                // With a good disk on the leader in every other case, by who follows it first.
+                let majority = match roles.followers[0] < roles.followers[1] {
+                    true => majority,
+                    false => [roles.followers[0], roles.followers[1]],
+                };
+                Box::new(slow_disk::SlowDisk::of_majority(&majority))
+            }
             Plan::FullDisk(role) => Box::new(full_disk::FullDisk::new(roles.master(role))),
             Plan::FailingSync(role) => Box::new(failing_sync::FailingSync::new(roles.master(role))),
             Plan::ClockJump(role) => Box::new(clock_jump::ClockJump::new(roles.master(role))),

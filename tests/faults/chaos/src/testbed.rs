@@ -75,14 +75,17 @@ impl Plan {
     pub fn needs(self) -> Option<Requirement> {
         match self {
             Plan::Cut(_) => Some(Requirement::Cuts),
-            Plan::Delay(_) => Some(Requirement::Proxies),
+            Plan::Delay(_) | Plan::PartialNetwork(_) => Some(Requirement::Proxies),
             Plan::Loss(_) => Some(Requirement::Namespaces),
             Plan::FullDisk(_) | Plan::PowerCut(_) => Some(Requirement::Disks),
             Plan::ClockJump(_) => Some(Requirement::FakeClocks),
-            Plan::SlowDisk(_) | Plan::FailingSync(_) => Some(Requirement::Strace),
+            Plan::SlowDisk(_) | Plan::SlowMajority | Plan::FailingSync(_) => {
+                Some(Requirement::Strace)
+            }
             Plan::Kill(_)
             | Plan::Pause(_)
             | Plan::Restart(_)
+            | Plan::Descriptors(_)
             | Plan::Membership
             | Plan::HandOver => None,
         }
@@ -96,7 +99,7 @@ pub fn obstacle(need: Requirement, network: NetworkKind) -> Option<String> {
             (network == NetworkKind::Plain).then(|| "a plain network cannot be cut".to_owned())
         }
         Requirement::Proxies => {
-            (network != NetworkKind::Proxies).then(|| "delays need --network wires".to_owned())
+            (network != NetworkKind::Proxies).then(|| "it needs --network wires".to_owned())
         }
         Requirement::Namespaces if network != NetworkKind::Namespaces => {
             Some("losses need --network namespaces, which needs root and iptables".to_owned())

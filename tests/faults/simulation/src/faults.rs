@@ -28,6 +28,7 @@ enum Fault {
     Isolate,
     CutOneWay,
     CutAnswers,
+    CutLarge,
     SlowLinks,
     LossyLinks,
     SlowDisk,
@@ -126,7 +127,9 @@ async fn one(client: &mut Client, fault: Fault, next_host: &mut Host) -> anyhow:
         }
         Fault::CutPowerAtStep => cut_power_at_step(client).await,
         Fault::Pause => pause(client).await,
-        Fault::Isolate | Fault::CutOneWay | Fault::CutAnswers => cut_links(client, fault).await,
+        Fault::Isolate | Fault::CutOneWay | Fault::CutAnswers | Fault::CutLarge => {
+            cut_links(client, fault).await
+        }
         Fault::SlowLinks | Fault::LossyLinks => worse_links(client, fault).await,
         Fault::SlowDisk => slow_disk(client).await,
         Fault::FailedSync => failed_sync(client).await,
@@ -285,6 +288,7 @@ async fn cut_links(client: &mut Client, fault: Fault) -> anyhow::Result<()> {
         match fault {
             Fault::CutOneWay => "network cut one way",
             Fault::CutAnswers => "network cut for answers only",
+            Fault::CutLarge => "network cut for large messages only",
             _ => "network cut both ways",
         },
     );
@@ -301,6 +305,7 @@ async fn cut_links(client: &mut Client, fault: Fault) -> anyhow::Result<()> {
                         .links
                         .answers_cut
                         .extend([pairs[usize::from(outwards)]]),
+                    Fault::CutLarge => world.links.large_cut.extend([pairs[0]]),
                     _ => world.links.cut.extend(pairs),
                 }
             }
@@ -320,6 +325,7 @@ fn mend_cuts(client: &Client) {
     let mut world = client.context.sim.world();
     world.links.cut = BTreeSet::new();
     world.links.answers_cut = BTreeSet::new();
+    world.links.large_cut = BTreeSet::new();
     world.retransmit();
 }
 

@@ -78,6 +78,9 @@ pub struct Endpoint {
     pub received: Vec<u8>,
 }
 
+/// Payload of one packet, in bytes.
+const PACKET_BYTES: usize = 1_400;
+
 /// State of the links.
 #[derive(Debug)]
 pub struct Links {
@@ -85,6 +88,8 @@ pub struct Links {
     pub cut: BTreeSet<(Host, Host)>,
     /// From, to: answers of the called side are lost, and requests of the calling side arrive.
     pub answers_cut: BTreeSet<(Host, Host)>,
+    /// From, to: what one who calls asks gets lost where it is larger than a packet.
+    pub large_cut: BTreeSet<(Host, Host)>,
     pub latency_ns: (Ns, Ns),
     /// Additional delay of slow links.
     pub slower: BTreeMap<(Host, Host), Ns>,
@@ -97,6 +102,7 @@ impl Default for Links {
         Links {
             cut: BTreeSet::new(),
             answers_cut: BTreeSet::new(),
+            large_cut: BTreeSet::new(),
             latency_ns: (50_000, 300_000),
             slower: BTreeMap::new(),
             loss_percent: 0,
@@ -171,10 +177,12 @@ impl World {
         self.send_fin(number, side, at);
     }
 
-    /// Returns whether packets in this direction are lost.
-    fn held_back(&self, side: Side, from: Host, to: Host) -> bool {
+    /// Returns whether this packet is lost on its way.
+    fn held_back(&self, side: Side, from: Host, to: Host, packet: &Packet) -> bool {
+        let large = matches!(packet, Packet::Data(bytes) if bytes.len() > PACKET_BYTES);
         self.links.cut.contains(&(from, to))
             || (side == Side::Called && self.links.answers_cut.contains(&(from, to)))
+            || (large && side == Side::Caller && self.links.large_cut.contains(&(from, to)))
             || self.machines.get(&to).is_some_and(|machine| machine.off)
     }
 
@@ -183,7 +191,7 @@ impl World {
             return;
         };
         let (host, to) = (connection.host(from), connection.host(from.other()));
-        let cut = self.held_back(from, host, to);
+        let cut = self.held_back(from, host, to, &packet);
         let Some(connection) = self.connections.get_mut(&number) else {
             return;
         };
@@ -200,7 +208,11 @@ impl World {
             let Some(connection) = self.connections.get(&number) else {
                 return;
             };
-            if self.held_back(from, connection.host(from), connection.host(from.other())) {
+            let (host, to) = (connection.host(from), connection.host(from.other()));
+            let Some(next) = connection.halves[from as usize].held.front() else {
+                return;
+            };
+            if self.held_back(from, host, to, next) {
                 return;
             }
             let Some(connection) = self.connections.get_mut(&number) else {

@@ -28,6 +28,8 @@ use super::{Link, Severed};
 /// Difference between the port of a proxy and the port of its master.
 const PROXY_PORT_OFFSET: u64 = 100;
 const PIECE_BYTES: usize = 64 << 10;
+/// Payload of a packet on most networks, in bytes.
+const PACKET_BYTES: usize = 1_400;
 /// Maximum number of pieces that wait in one direction of one connection.
 const PIECES_MAX: usize = 64;
 /// Maximum time for the master behind a proxy to accept a connection.
@@ -42,11 +44,51 @@ pub struct LinkDelay {
     pub jitter: Duration,
 }
 
+/// A network on which some things pass and others do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partial {
+    /// Requests larger than a packet do not arrive, nor does what follows them on their connection.
+    LargeHeld,
+    /// New connections are reset at once. Those that exist live on.
+    NewRefused,
+    /// New connections are taken, and nothing is passed on. Those that exist live on.
+    NewHang,
+    /// Connections from before this moment pass nothing, and neither side is notified. New ones work.
+    OldHeld(Instant),
+}
+
 /// Rules for the links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
     Hold(Severed),
     Delay(LinkDelay),
+    Partial(Partial),
+}
+
+/// Some bytes of a connection on their way.
+#[derive(Debug, Clone, Copy)]
+struct Passing {
+    direction: Direction,
+    bytes: usize,
+    /// When the connection was opened.
+    opened: Instant,
+}
+
+impl Rule {
+    /// Returns whether these bytes pass now.
+    fn lets_pass(self, piece: Passing) -> bool {
+        match self {
+            Rule::Delay(_) | Rule::Partial(Partial::NewRefused) => true,
+            Rule::Hold(Severed::Everything) => false,
+            Rule::Hold(Severed::Responses) => piece.direction == Direction::Request,
+            Rule::Partial(Partial::LargeHeld) => {
+                piece.direction == Direction::Response || piece.bytes <= PACKET_BYTES
+            }
+            // An opening has no bytes. The connections that exist are past it.
+            Rule::Partial(Partial::NewHang) => piece.bytes > 0,
+            Rule::Partial(Partial::OldHeld(since)) => piece.opened > since,
+        }
+    }
 }
 
 /// Rules by sender and receiver of requests. All other links are open.
@@ -134,6 +176,15 @@ impl Proxies {
         self.set(rules.collect());
     }
 
+    /// Lets only a part of the requests from these masters to the others pass.
+    pub fn let_pass_in_part(&self, askers: &[u64], masters: &[u64], partial: Partial) {
+        let links = askers.iter().flat_map(|from| {
+            let others = masters.iter().filter(move |to| *to != from);
+            others.map(move |to| (*from, *to))
+        });
+        self.set(links.map(|link| (link, Rule::Partial(partial))).collect());
+    }
+
     /// Returns the number of pieces that were held back or delayed since the last change of rules.
     pub fn held_back(&self) -> u64 {
         self.board.held_back.load(Ordering::Relaxed)
@@ -182,10 +233,21 @@ async fn accept(listener: TcpListener, node: u64, to: SocketAddr, board: Arc<Swi
 
 /// Passes one connection on, in both directions, until either side ends it.
 async fn pass(client: TcpStream, link: Option<(u64, u64)>, to: SocketAddr, board: &Switchboard) {
+    let opened = Instant::now();
     if let Some(link) = link {
         // A cut network hides that the receiver does not listen, and a slow one reports it late.
-        wait_open(link, Direction::Request, board).await;
+        let opening = Passing {
+            direction: Direction::Request,
+            bytes: 0,
+            opened,
+        };
+        wait_open(link, opening, board).await;
         let rule = board.rules.borrow().get(&link).copied();
+        if rule == Some(Rule::Partial(Partial::NewRefused)) {
+            board.held_back.fetch_add(1, Ordering::Relaxed);
+            reset(&client);
+            return;
+        }
         if let Some(Rule::Delay(late)) = rule {
             board.held_back.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(late.min).await;
@@ -199,8 +261,10 @@ async fn pass(client: TcpStream, link: Option<(u64, u64)>, to: SocketAddr, board
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
-    let requests = forward(client_read, server_write, link, Direction::Request, board);
-    let responses = forward(server_read, client_write, link, Direction::Response, board);
+    let direction = Direction::Request;
+    let requests = forward(client_read, server_write, link, direction, opened, board);
+    let direction = Direction::Response;
+    let responses = forward(server_read, client_write, link, direction, opened, board);
     // After the end of the requests, the answer may still come. A broken connection ends both directions.
     tokio::pin!(requests, responses);
     tokio::select! {
@@ -234,6 +298,7 @@ async fn forward(
     mut to: OwnedWriteHalf,
     link: Option<(u64, u64)>,
     direction: Direction,
+    opened: Instant,
     board: &Switchboard,
 ) -> bool {
     let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_MAX);
@@ -264,7 +329,12 @@ async fn forward(
         while let Some((due, piece)) = receiver.recv().await {
             tokio::time::sleep_until(due).await;
             if let Some(link) = link {
-                wait_open(link, direction, board).await;
+                let piece = Passing {
+                    direction,
+                    bytes: piece.len().max(1),
+                    opened,
+                };
+                wait_open(link, piece, board).await;
             }
             if piece.is_empty() {
                 return to.shutdown().await.is_ok();
@@ -279,17 +349,13 @@ async fn forward(
     whole && passed
 }
 
-/// Waits until this direction of this link is open.
-async fn wait_open(link: (u64, u64), direction: Direction, board: &Switchboard) {
+/// Waits until these bytes are not held back on this link.
+async fn wait_open(link: (u64, u64), piece: Passing, board: &Switchboard) {
     let mut rules = board.rules.subscribe();
     let mut counted = false;
     loop {
-        let open = match rules.borrow_and_update().get(&link) {
-            None | Some(Rule::Delay(_)) => true,
-            Some(Rule::Hold(Severed::Everything)) => false,
-            Some(Rule::Hold(Severed::Responses)) => direction == Direction::Request,
-        };
-        if open {
+        let rule = rules.borrow_and_update().get(&link).copied();
+        if rule.is_none_or(|rule| rule.lets_pass(piece)) {
             return;
         }
         if !counted {

@@ -2,4 +2,5 @@
 
 pub mod history_log;
 pub mod latency;
+pub mod outage;
 pub mod report;
