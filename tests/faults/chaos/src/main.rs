@@ -10,6 +10,7 @@ mod client_load;
 mod drill;
 mod fault_round;
 mod faults;
+mod hostile_clients;
 mod net;
 mod plan;
 mod results;
@@ -115,6 +116,8 @@ enum Scenario {
     HandOver(scenarios::hand_over::HandOverArgs),
     /// Give the cluster as much work as it accepts, without faults, and count elections: there must be none
     FullLoad(scenarios::full_load::FullLoadArgs),
+    /// Attack all masters with hostile clients of all kinds at once, and hold the ordinary load against one beside busy processors
+    HostileClients(scenarios::hostile_clients::HostileClientsArgs),
     /// Inject faults of all kinds at random, some of them at once
     Random(scenarios::random::RandomArgs),
     /// Kill leaders, and inject every other kind of fault, in large numbers, for the figures in docs/reliability.md
@@ -275,6 +278,7 @@ async fn main() -> ExitCode {
             }
             Scenario::HandOver(args) => args.run().await,
             Scenario::FullLoad(args) => args.run().await,
+            Scenario::HostileClients(args) => args.run().await,
             Scenario::Random(args) => args.run().await,
             Scenario::Long(args) => args.run().await,
             Scenario::Soak(args) => args.run().await,

@@ -13,9 +13,10 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 use triarch_harness::binary::triarch;
-use triarch_harness::{CheckResult, Cluster, Exposition};
+use triarch_harness::{CheckResult, Cluster};
 
 use crate::Outcome;
+use crate::results::elections::Elections;
 use crate::results::report::Report;
 
 /// Give the cluster as much work as it accepts, without faults, and count elections: there must be none
@@ -37,15 +38,6 @@ const ROUND_S: u64 = 10;
 /// Maximum time for a round to end after its last submission.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Metrics that show elections, summed over the masters.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Elections {
-    /// The highest term.
-    term: f64,
-    /// Number of terms in which a master campaigned.
-    campaigns: f64,
-}
-
 impl FullLoadArgs {
     /// Runs the drill.
     pub async fn run(self) -> anyhow::Result<Outcome> {
@@ -57,7 +49,7 @@ impl FullLoadArgs {
         let mut report = Report::new(title);
         let mut cluster = Cluster::start(3).await;
         cluster.wait_ready().await;
-        let before = elections(&cluster).await?;
+        let before = Elections::read(&cluster).await?;
         let begun = Instant::now();
         let (mut check_result, mut rates) = (CheckResult::default(), Vec::new());
         let time = Duration::from_secs(self.minutes * 60);
@@ -79,7 +71,7 @@ impl FullLoadArgs {
             check_result.jobs += number("jobs") as usize;
             check_result.tasks += number("tasks") as usize;
             rates.push(number("tasks_per_s"));
-            let now = elections(&cluster).await?;
+            let now = Elections::read(&cluster).await?;
             println!(
                 "{round}: {:.0} tasks/s; term {}, campaigns {}",
                 number("tasks_per_s"),
@@ -87,7 +79,7 @@ impl FullLoadArgs {
                 now.campaigns - before.campaigns
             );
         }
-        let after = elections(&cluster).await?;
+        let after = Elections::read(&cluster).await?;
         rates.sort_by(f64::total_cmp);
         let middle = rates.get(rates.len() / 2).copied().unwrap_or_default();
         let least = rates.first().copied().unwrap_or_default();
@@ -147,22 +139,4 @@ impl FullLoadArgs {
         );
         serde_json::from_slice(&output.stdout).context("triarch bench told no JSON")
     }
-}
-
-async fn elections(cluster: &Cluster) -> anyhow::Result<Elections> {
-    let mut all = Elections {
-        term: 0.0,
-        campaigns: 0.0,
-    };
-    for api in cluster.apis() {
-        let exposition =
-            Exposition::read(&api.get("/metrics").await.text).map_err(anyhow::Error::msg)?;
-        let term = exposition
-            .sum("triarch_term", &[])
-            .context("no term is told")?;
-        let campaigns = exposition.sum("triarch_campaigns_total", &[]);
-        all.term = all.term.max(term);
-        all.campaigns += campaigns.context("no campaigns are told")?;
-    }
-    Ok(all)
 }

@@ -6,6 +6,7 @@ pub mod full_disk;
 pub mod full_load;
 pub mod grow_shrink;
 pub mod hand_over;
+pub mod hostile_clients;
 pub mod kill_all;
 pub mod kill_leader;
 pub mod pause_leader;

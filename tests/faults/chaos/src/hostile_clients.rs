@@ -1,0 +1,147 @@
+//! Hostile clients: what strangers, broken programs and port scanners do to the port of a master, of all kinds at once.
+//!
+//! They run on threads of their own, which use as much of the processors as they get. [`Burners`] do the same without
+//! touching the cluster: what is slower beside hostile clients than beside burners, the cluster does itself.
+
+mod attacks;
+mod connection;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+pub use attacks::Attack;
+
+/// Where hostile clients connect to, and whom they pretend to be.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    /// Address of each master, by its id.
+    pub masters: Vec<(u64, String)>,
+    /// Id of the cluster, as 16 bytes.
+    pub cluster: [u8; 16],
+    /// A task and a job that exist.
+    pub known: (String, String),
+}
+
+/// What came of the attacks of one kind.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Connections that were opened.
+    pub opened: AtomicU64,
+    /// Connections that the master closed, or answered with a refusal, before the client gave up.
+    pub refused: AtomicU64,
+    /// Requests that were answered with success.
+    pub served: AtomicU64,
+}
+
+/// Running hostile clients. Dropping them ends them.
+pub struct HostileClients {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    effects: Arc<Vec<Effects>>,
+}
+
+impl HostileClients {
+    /// Starts them on this number of threads. Every kind is on every thread.
+    pub fn start(targets: &Targets, threads: u16, seed: u64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let effects: Arc<Vec<Effects>> =
+            Arc::new(Attack::ALL.iter().map(|_| Effects::default()).collect());
+        let threads = (0..threads).map(|nth| {
+            let (targets, stop, effects) =
+                (targets.clone(), Arc::clone(&stop), Arc::clone(&effects));
+            let share = usize::from(threads);
+            let mut random = StdRng::seed_from_u64(seed.wrapping_add(u64::from(nth)));
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .expect("a runtime");
+                runtime.block_on(async {
+                    let mut clients = tokio::task::JoinSet::new();
+                    for (number, attack) in Attack::ALL.into_iter().enumerate() {
+                        for _ in 0..attack.clients().div_ceil(share) {
+                            let (targets, effects) = (targets.clone(), Arc::clone(&effects));
+                            let mut random = StdRng::seed_from_u64(random.random());
+                            clients.spawn(async move {
+                                loop {
+                                    attack.run(&targets, &effects[number], &mut random).await;
+                                }
+                            });
+                        }
+                    }
+                    // The clients never end by themselves.
+                    while !stop.load(Ordering::Relaxed) {
+                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    }
+                    clients.shutdown().await;
+                });
+            })
+        });
+        let threads = threads.collect();
+        Self {
+            stop,
+            threads,
+            effects,
+        }
+    }
+
+    /// Ends them, and returns what came of each kind.
+    pub fn finish(mut self) -> Vec<(Attack, [u64; 3])> {
+        self.end();
+        let effects = self.effects.iter().map(|effects| {
+            [&effects.opened, &effects.refused, &effects.served]
+                .map(|count| count.load(Ordering::Relaxed))
+        });
+        Attack::ALL.into_iter().zip(effects).collect()
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has been reported on stderr.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for HostileClients {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Threads that keep processors busy. Dropping them ends them.
+pub struct Burners {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Burners {
+    /// Starts this number of threads.
+    pub fn start(threads: u16) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = (0..threads).map(|_| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        });
+        let threads = threads.collect();
+        Self { stop, threads }
+    }
+}
+
+impl Drop for Burners {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Scenario: hostile clients of all kinds at once, against a cluster under ordinary load.
+//!
+//! The first part runs beside threads that only keep the processors busy, the second beside as many threads of hostile
+//! clients. Held: nothing acknowledged is lost, nobody is elected, no master exceeds its memory bound, and the ordinary
+//! load is not slower than by a bounded factor.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use triarch_harness::{Acked, Api, Options, submit_until};
+
+use crate::drill::Drill;
+use crate::hostile_clients::{Burners, HostileClients, Targets};
+use crate::results::elections::Elections;
+use crate::results::latency::Latencies;
+use crate::results::report::Report;
+use crate::{LoadArgs, Outcome};
+
+/// Attack all masters with hostile clients of all kinds at once, and hold the ordinary load against one beside busy processors
+#[derive(Debug, Args)]
+pub struct HostileClientsArgs {
+    /// Duration of each of the two parts
+    #[arg(long, value_name = "N", default_value_t = 1_800, value_parser = clap::value_parser!(u64).range(5..=1_000_000))]
+    seconds: u64,
+    /// Number of threads with hostile clients, and of busy threads
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: u16,
+    /// Highest 99th percentile of the ordinary load's latency, as a multiple of the one beside busy threads. Default: 3
+    /// if the parts last ten minutes or more, else it is only reported
+    #[arg(long, value_name = "FACTOR")]
+    slower_max: Option<f64>,
+    /// File to which the report is written as JSON
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Memory that a master may use, in MiB.
+const MEMORY_MIB: u64 = 1_024;
+/// Pause between two measured submissions.
+const PROBE_PAUSE: Duration = Duration::from_millis(10);
+/// Timeout of one try of a measured submission.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Duration of a part from which on a slow load breaks the promise.
+const LONG: Duration = Duration::from_secs(600);
+/// See [`HostileClientsArgs`].
+const SLOWER_MAX: f64 = 3.0;
+
+impl HostileClientsArgs {
+    /// Runs the drill.
+    pub async fn run(self) -> anyhow::Result<Outcome> {
+        let part = Duration::from_secs(self.seconds);
+        let options = Options {
+            more: vec!["--max-memory-mib".to_owned(), MEMORY_MIB.to_string()],
+            ..Options::default()
+        };
+        let mut report = Report::new("hostile clients of all kinds at once");
+        let mut drill = Drill::begin_with(&self.load, options, 3).await;
+        let targets = targets(&drill).await?;
+        let elections_before = Elections::read(&drill.cluster).await?;
+
+        println!("{} s beside {} busy threads", self.seconds, self.threads);
+        let burners = Burners::start(self.threads);
+        let beside_burners = measure(&mut drill, "burners", part).await?;
+        drop(burners);
+
+        println!(
+            "{} s beside {} threads of hostile clients",
+            self.seconds, self.threads
+        );
+        let seed = self.load.seed.unwrap_or_else(rand::random);
+        let hostile = HostileClients::start(&targets, self.threads, seed);
+        let beside_hostile = measure(&mut drill, "hostile", part).await?;
+        let effects = hostile.finish();
+
+        let mut exercised = true;
+        for (attack, [opened, refused, served]) in effects {
+            exercised &= opened > 0;
+            let words = format!(
+                "{}: {opened} connections, {refused} refused or closed by the master, {served} served",
+                attack.name()
+            );
+            let figures = json!({"opened": opened, "refused": refused, "served": served});
+            report.finding(words, attack.name(), figures);
+        }
+        self.compare(&mut report, &beside_burners, &beside_hostile);
+        check_memory(&mut report, &drill)?;
+        let elections = Elections::read(&drill.cluster).await?;
+        if elections != elections_before {
+            let words = format!("elections: {elections_before:?} before, {elections:?} after");
+            report.broken(words, "elections", json!(elections.campaigns));
+            drill.cluster.keep();
+        }
+        report.check_result(drill.judge().await);
+        let outcome = report.end(self.output.as_ref())?;
+        Ok(match outcome {
+            Outcome::Kept if !exercised => Outcome::NotExercised,
+            outcome => outcome,
+        })
+    }
+
+    fn compare(&self, report: &mut Report, burners: &Latencies, hostile: &Latencies) {
+        let p99 = |latencies: &Latencies| {
+            let p99 = latencies.percentile(99).unwrap_or_default();
+            p99.as_secs_f64().max(0.001)
+        };
+        let factor = p99(hostile) / p99(burners);
+        let words = format!(
+            "ordinary load beside busy threads {}; beside hostile clients {}; p99 {factor:.1} times as long",
+            burners.summary(),
+            hostile.summary()
+        );
+        let figures =
+            json!({"burners": burners.json(), "hostile": hostile.json(), "p99_factor": factor});
+        let long = Duration::from_secs(self.seconds) >= LONG;
+        let slower_max = self.slower_max.or(long.then_some(SLOWER_MAX));
+        if slower_max.is_some_and(|max| factor > max) {
+            report.broken(words, "latency", figures);
+        } else {
+            report.finding(words, "latency", figures);
+        }
+    }
+}
+
+/// Collects where hostile clients connect to.
+async fn targets(drill: &Drill) -> anyhow::Result<Targets> {
+    let api = drill.cluster.api(1);
+    let status = api.get("/v1/cluster").await.expect(200);
+    let id = status["cluster_id"].as_str().context("a cluster id")?;
+    let digits: String = id.chars().filter(char::is_ascii_hexdigit).collect();
+    let number = u128::from_str_radix(&digits, 16).context("a cluster id is a UUID")?;
+    let known = drill.latest(1).pop().context("no job was acknowledged")?;
+    let task = known.tasks.first().context("a job has a task")?.clone();
+    let ids = drill.cluster.ids();
+    Ok(Targets {
+        masters: ids.map(|id| (id, drill.cluster.addr(id))).collect(),
+        cluster: number.to_be_bytes(),
+        known: (task, known.job),
+    })
+}
+
+/// Submits jobs one after the other for this time, to one master after the other, and returns how long each took.
+async fn measure(drill: &mut Drill, name: &str, time: Duration) -> anyhow::Result<Latencies> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let probe: JoinHandle<(Vec<Acked>, Vec<Duration>)> = {
+        let (masters, name, body) = (drill.cluster.apis(), name.to_owned(), drill.probe());
+        let stop = Arc::clone(&stop);
+        tokio::spawn(async move { probe(&masters, &name, body, &stop).await })
+    };
+    tokio::time::sleep(time).await;
+    stop.store(true, Ordering::Relaxed);
+    let (acked, times) = probe.await?;
+    drill.acknowledged(acked);
+    let mut latencies = Latencies::default();
+    for time in times {
+        latencies.add(time);
+    }
+    println!("  {}", latencies.summary());
+    Ok(latencies)
+}
+
+async fn probe(
+    masters: &[Api],
+    name: &str,
+    mut body: Value,
+    stop: &AtomicBool,
+) -> (Vec<Acked>, Vec<Duration>) {
+    let (mut acked, mut times) = (Vec::new(), Vec::new());
+    let mut at = 0;
+    while !stop.load(Ordering::Relaxed) {
+        body["idempotency_key"] = format!("{name}-{}", times.len()).into();
+        at += 1;
+        let begun = Instant::now();
+        let never = AtomicBool::new(false);
+        if let Some(one) = submit_until(masters, &mut at, &body, PROBE_TIMEOUT, &never).await {
+            times.push(begun.elapsed());
+            acked.push(one);
+        }
+        tokio::time::sleep(PROBE_PAUSE).await;
+    }
+    (acked, times)
+}
+
+/// Compares the highest memory use of each master with its option.
+fn check_memory(report: &mut Report, drill: &Drill) -> anyhow::Result<()> {
+    for id in drill.cluster.ids() {
+        let pid = drill.cluster.pid(id);
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        let mib = peak.context("a process has a peak of memory")? >> 10;
+        let words = format!("master {id}: at most {mib} MiB of {MEMORY_MIB}");
+        let name = format!("memory_mib_{id}");
+        if mib > MEMORY_MIB {
+            report.broken(words, &name, json!(mib));
+        } else {
+            report.finding(words, &name, json!(mib));
+        }
+    }
+    Ok(())
+}
