@@ -153,6 +153,7 @@ step "the Python package" scripts/test-python.sh
 step "quickstart" scripts/quickstart.sh
 step "drill: 10 leaders killed" "$release/triarch-chaos" kill-leader --kills 10
 step "drill: 45 faults of all kinds, up to three at once" "$release/triarch-chaos" random --faults 45
+step "drill: hostile clients of all kinds" "$release/triarch-chaos" hostile-clients --seconds 30
 step "drill: 20 hand-overs" "$release/triarch-chaos" hand-over --times 20
 step "drill: all masters killed at once" "$release/triarch-chaos" kill-all --rounds 1
 step "drill: a backup restored" "$release/triarch-chaos" backup-restore --backups 1
