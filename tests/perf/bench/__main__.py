@@ -74,9 +74,9 @@ def ours(rounds, options):
     size = ("--payload", options.payload)
     with Cluster(options.binary) as cluster:
         lifecycle_rate = cluster.bench("--tasks", options.tasks, "--batch", 100, *size)
-        rounds.add("whole life, batches of 100", rate=lifecycle_rate["tasks_per_s"])
+        rounds.add("task lifecycle, batches of 100", rate=lifecycle_rate["tasks_per_s"])
         alone = cluster.bench("--tasks", options.tasks // 5, "--batch", 1, "--clients", 64, *size)
-        rounds.add("whole life, 64 connections, unbatched", rate=alone["tasks_per_s"], **latency(alone, "submit"))
+        rounds.add("task lifecycle, 64 connections, unbatched", rate=alone["tasks_per_s"], **latency(alone, "submit"))
         submit = cluster.bench("--mode", "submit", "--tasks", 1_000, "--batch", 1, "--clients", 1, *size)
         rounds.add("submit alone", rate=submit["tasks_per_s"], **latency(submit, "submit"))
         trips = cluster.bench("--mode", "round-trip", "--tasks", options.round_trips, *size)
@@ -138,7 +138,7 @@ def table(heads, rows):
 def summary(rounds, options, missing):
     """Returns the tables in the format of docs/performance.md."""
     own = [
-        "whole life, batches of 100", "whole life, 64 connections, unbatched", "submit alone", "round trip",
+        "task lifecycle, batches of 100", "task lifecycle, 64 connections, unbatched", "submit alone", "round trip",
         "at half of the highest rate", "exec true, 16 slots", "xargs -P 16 true",
     ]
     rows = [
@@ -147,10 +147,10 @@ def summary(rounds, options, missing):
     ]
     parts = []
     if rows:
-        parts.append(table(["", "a second", "p50, ms", "p99, ms"], rows))
+        parts.append(table(["", "per second", "p50, ms", "p99, ms"], rows))
         parts.append(f"exec to xargs, by round: {rounds.cell('exec true to xargs', 'ratio', 2)}")
-    batched = rounds.median("whole life, batches of 100", "rate")
-    unbatched = rounds.median("whole life, 64 connections, unbatched", "rate")
+    batched = rounds.median("task lifecycle, batches of 100", "rate")
+    unbatched = rounds.median("task lifecycle, 64 connections, unbatched", "rate")
     rows = []
     for name, module in PEERS.items():
         if name not in rounds.figures:
@@ -162,7 +162,7 @@ def summary(rounds, options, missing):
             name, durable, rounds.cell(name, "rate"), rounds.cell(name, "p50", 2), rounds.cell(name, "p99", 2), *times,
         ])
     if rows:
-        heads = ["peer", "what is durable", "tasks a second", "round trip p50, ms", "p99, ms"]
+        heads = ["peer", "what is durable", "tasks per second", "round trip p50, ms", "p99, ms"]
         heads += ["Triarch in batches: times", "unbatched: times"]
         parts.append(table(heads, rows))
     parts += [f"not measured: {name}: {why}" for name, why in missing.items() if name not in rounds.figures]
@@ -186,18 +186,18 @@ def main():
     read = argparse.ArgumentParser(description=__doc__)
     read.add_argument("--binary", default="target/release/triarch")
     read.add_argument("--rounds", type=int, default=3)
-    read.add_argument("--tasks", type=int, default=50_000, help="of a batched run")
+    read.add_argument("--tasks", type=int, default=50_000, help="number of tasks of a batched run")
     read.add_argument("--round-trips", type=int, default=500)
     read.add_argument("--processes", type=int, default=1_000)
     read.add_argument("--payload", type=int, default=256)
     read.add_argument("--peer-tasks", type=int, default=1_000)
     read.add_argument("--peer-workers", type=int, default=2)
-    read.add_argument("--only", action="append", help="only this peer, or this of the scale part, by its module; may be repeated")
+    read.add_argument("--only", action="append", help="only this peer or this module of the scale part; may be repeated")
     read.add_argument("--part", action="append", choices=PARTS, help="part to measure, may be repeated [default: all]")
     read.add_argument("--into", default=PAGES, help="where the scale and sustained parts write their pages and plots")
-    read.add_argument("--scale", type=float, default=1.0, help="of the numbers in the scale part, for a trial: 0.01")
-    read.add_argument("--minutes", type=float, default=20.0, help="how long the sustained part goes on")
-    read.add_argument("--rate", type=float, help="tasks a second in the sustained part, instead of half of the highest rate")
+    read.add_argument("--scale", type=float, default=1.0, help="factor of all counts in the scale part, for a trial: 0.01")
+    read.add_argument("--minutes", type=float, default=20.0, help="duration of the sustained part in minutes")
+    read.add_argument("--rate", type=float, help="tasks per second in the sustained part, instead of half of the highest rate")
     read.add_argument("--json", help="write everything that was measured here, too")
     options = read.parse_args()
     options.binary = os.path.abspath(options.binary)

@@ -17,8 +17,8 @@ SUBMIT_P99_GOAL_MS = 10
 GROWTH_GOAL_PERCENT = 5
 SAMPLE_INTERVAL_S = 5
 
-ABOUT = """Whole lives in batches, submitted in the open loop at half of the highest rate, with three masters, clients and workers on one
-machine. Written by `scripts/bench.sh --part sustained`; the figures are in [sustained.json](sustained.json) too."""
+ABOUT = """Task lifecycles in batches, submitted in an open loop at half of the highest rate. The three masters, the clients and the workers
+share one machine. `scripts/bench.sh --part sustained` writes this page; [sustained.json](sustained.json) has the same figures."""
 
 
 def measure(options, circumstances):
@@ -97,17 +97,17 @@ def write_section(found, options, circumstances):
     if options.minutes < 20:
         page.paragraph(f"**A trial of {options.minutes:g} minutes: too short to say anything about memory.**")
     page.paragraph(
-        f"The highest rate, the median of three short runs, was {found['highest_rate']:,.0f} tasks a second; for {found['minutes']:g} "
-        f"minutes {found['rate_asked']:,.0f} a second were due, and {found['rate']:,.0f} came to their end."
+        f"The highest rate, the median of three short runs, was {found['highest_rate']:,.0f} tasks per second. For "
+        f"{found['minutes']:g} minutes, {found['rate_asked']:,.0f} tasks per second were due, and {found['rate']:,.0f} per second ended."
     )
     page.table(
-        {"what": "ms", "p50_ms": "p50", "p90_ms": "p90", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "longest"},
-        [{"what": "a submission", **found["submit_ms"]}, {"what": "a task's life", **found["life_ms"]}],
+        {"what": "latency, ms", "p50_ms": "p50", "p90_ms": "p90", "p99_ms": "p99", "p999_ms": "p99.9", "max_ms": "longest"},
+        [{"what": "submission", **found["submit_ms"]}, {"what": "task lifecycle", **found["life_ms"]}],
     )
-    page.goal("A submission, p99", found["submit_ms"]["p99_ms"], SUBMIT_P99_GOAL_MS, " ms")
-    page.goal("Changes of leadership", found["elections"], 0)
-    page.paragraph(f"Campaigns: {found['campaigns']:.0f}; terms: {found['terms']}.")
-    page.goal("The leader's memory, its last quarter above its second", found["memory_growth_percent"], GROWTH_GOAL_PERCENT, " %")
+    page.goal("Submission p99", found["submit_ms"]["p99_ms"], SUBMIT_P99_GOAL_MS, " ms")
+    page.goal("Leader changes", found["elections"], 0)
+    page.paragraph(f"Campaigns: {found['campaigns']:.0f}; new terms: {found['terms']}.")
+    page.goal("Growth of the leader's memory from the second quarter of the run to the last one", found["memory_growth_percent"], GROWTH_GOAL_PERCENT, " %")
     leader, looks = found["leader"], found["looks"]
     minutes = lambda index: [(look["second"] / 60, look["resident_bytes"][index] / 2**20) for look in looks]
     followers = [index for index in range(3) if index != leader]
@@ -117,7 +117,7 @@ def write_section(found, options, circumstances):
     blocks = [(second, ended[second:second + SAMPLE_INTERVAL_S]) for second in range(0, len(ended) - SAMPLE_INTERVAL_S, SAMPLE_INTERVAL_S)]
     if blocks:
         line = [((second + SAMPLE_INTERVAL_S / 2) / 60, sum(block) / SAMPLE_INTERVAL_S) for second, block in blocks]
-        page.plot("sustained-rate", "Tasks that ended", "minutes", "tasks a second", {"ended": line}, ("due", found["rate_asked"]))
+        page.plot("sustained-rate", "Tasks that ended", "minutes", "tasks per second", {"ended": line}, ("due", found["rate_asked"]))
     rows = []
     for minute in range(int(options.minutes) + 1):
         near = min(looks, key=lambda look: abs(look["second"] - minute * 60))
@@ -127,6 +127,6 @@ def write_section(found, options, circumstances):
             "cpu": near["cpu_seconds"][leader] / near["second"] * 100 if near["second"] >= 1 else None,
         })
     heads = {"minute": "minute", f"mib_{leader}": "leader, MiB"}
-    heads |= {f"mib_{index}": "follower, MiB" for index in followers} | {"cpu": "leader so far, % of a processor"}
+    heads |= {f"mib_{index}": "follower, MiB" for index in followers} | {"cpu": "leader's mean so far, % of a processor"}
     page.table(heads, rows)
     page.write({"circumstances": circumstances, **found})

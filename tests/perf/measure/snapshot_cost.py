@@ -72,7 +72,7 @@ def measure(masters, given):
     term = cluster["term"]
     end = time.monotonic() + given.calm_s
     calm = percentiles(submissions(masters, leader, lambda: time.monotonic() < end))
-    report(f"in peace:          {summary(calm)}")
+    report(f"without a snapshot: {summary(calm)}")
     busy, took = [], []
     for _ in range(given.snapshots):
         outcome = []
@@ -84,10 +84,10 @@ def measure(masters, given):
         took.append(seconds)
         report(f"a snapshot of {answer['bytes']} bytes: {seconds:.1f} s")
     busy = percentiles(busy)
-    report(f"during a snapshot: {summary(busy)}")
-    report(f"p99 during / in peace: {busy['p99'] / calm['p99']:.2f}")
+    report(f"during a snapshot:  {summary(busy)}")
+    report(f"p99 during / without: {busy['p99'] / calm['p99']:.2f}")
     _, cluster = masters.request(leader, "GET", "/v1/cluster")
-    report(f"elections meanwhile: {cluster['term'] - term}")
+    report(f"elections during the run: {cluster['term'] - term}")
     sys.exit(0 if cluster["term"] == term else 1)
 
 

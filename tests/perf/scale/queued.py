@@ -112,12 +112,12 @@ def percentile(values, share):
 def write_section(page, points):
     page.paragraph("## Queued tasks")
     page.paragraph(
-        "The rate is that of whole lives in batches of 100, the median of three runs, next to this number of queued tasks that nobody "
-        "takes. Memory is that of a master once they are there; for each task, what those added that are more than in the "
-        "row above, payloads included."
+        "The rate is that of complete task lifecycles in batches of 100, the median of three runs. Another queue holds the given "
+        "number of tasks, which no worker takes. Memory is the resident memory of a master once these tasks are queued. Memory per "
+        "task is the growth since the row above, divided by the tasks added since then, payloads included."
     )
     page.plot(
-        "queued-rate", "Rate next to queued tasks", "tasks queued", "whole lives a second",
+        "queued-rate", "Rate with queued tasks", "tasks queued", "task lifecycles per second",
         {"rate": [(point["tasks"], point["rate"]) for point in points]},
     )
     page.plot(
@@ -128,35 +128,36 @@ def write_section(page, points):
         },
     )
     page.table({
-        "tasks": "queued", "rate": "tasks a second", "leader_mib": "leader, MiB", "follower_mib": "a follower, MiB",
-        "leader_bytes_each": "leader's for each, bytes", "follower_bytes_each": "a follower's, bytes",
+        "tasks": "queued", "rate": "tasks per second", "leader_mib": "leader, MiB", "follower_mib": "a follower, MiB",
+        "leader_bytes_each": "leader, bytes per task", "follower_bytes_each": "a follower, bytes per task",
     }, points)
     first, last = points[0]["rate"], points[-1]
     once = last["rate_once_purged"]
     page.paragraph(
-        f"The same cluster once all of them were purged, with all that work behind it: {once:,.0f} tasks a second. The rate next to "
-        "them is held against the middle of that and the first, for a cluster that has just begun has the least to remember."
+        f"After a purge of that queue, the same cluster ran {once:,.0f} tasks per second. A new cluster is quicker than one that has "
+        "processed many tasks, because it keeps fewer finished jobs and answers. The rate with the most queued tasks is therefore "
+        "compared with the mean of two rates without any: the one at the beginning, and the one after the purge."
     )
     lower = 100 * (1 - last["rate"] / ((first + once) / 2))
-    page.goal(f"{last['tasks']:,} queued tasks make the rate lower by", lower, SLOWER_GOAL, " %")
+    page.goal(f"Decrease of the rate with {last['tasks']:,} queued tasks", lower, SLOWER_GOAL, " %")
     page.paragraph("## Snapshots")
     page.paragraph(
-        f"The leader writes {SNAPSHOTS} snapshots of all that is queued, while one client submits one task after the other. "
-        "It did the same in peace before."
+        f"The leader writes {SNAPSHOTS} snapshots of a table with the given number of queued tasks, while one client submits one task "
+        f"after the other. For comparison, the client first submits for {BASELINE_SECONDS} s without a snapshot."
     )
     page.plot(
         "snapshot-time", "Time to write a snapshot", "tasks queued", "seconds",
         {"time": [(point["tasks"], point["snapshot_s"]) for point in points]},
     )
     page.plot(
-        "snapshot-submit", "Submissions while a snapshot is written", "tasks queued", "p99 of a submission, ms",
+        "snapshot-submit", "Submissions while a snapshot is written", "tasks queued", "submission p99, ms",
         {
-            "in peace": [(point["tasks"], point["calm_p99_ms"]) for point in points],
-            "during the snapshot": [(point["tasks"], point["during_p99_ms"]) for point in points],
+            "without a snapshot": [(point["tasks"], point["calm_p99_ms"]) for point in points],
+            "during a snapshot": [(point["tasks"], point["during_p99_ms"]) for point in points],
         },
     )
     page.table({
         "tasks": "queued", "snapshot_mb": "snapshot, MB", "snapshot_s": "written in, s",
-        "snapshot_cpu_s": "leader's processor time during it, s", "calm_p99_ms": "submit p99 in peace, ms",
-        "during_p99_ms": "p99 during it, ms", "during_max_ms": "longest, ms",
+        "snapshot_cpu_s": "leader's processor time during it, s", "calm_p99_ms": "submission p99 without a snapshot, ms",
+        "during_p99_ms": "p99 during one, ms", "during_max_ms": "longest during one, ms",
     }, points)

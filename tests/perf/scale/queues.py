@@ -21,11 +21,14 @@ def measure(options):
 
 def write_section(page, points):
     page.paragraph("## Queues")
-    page.paragraph("The same rate next to this number of other queues, with a task in each that nobody takes.")
+    page.paragraph(
+        "The rate of complete task lifecycles in one queue, while the given number of other queues hold one task each, which no worker "
+        "takes."
+    )
     page.plot(
-        "queues", "Rate next to other queues", "queues, one task in each", "whole lives a second",
+        "queues", "Rate with other queues", "queues, one task in each", "task lifecycles per second",
         {"rate": [(point["queues"], point["rate"]) for point in points]},
     )
-    page.table({"queues": "queues", "rate": "tasks a second"}, points)
+    page.table({"queues": "queues", "rate": "tasks per second"}, points)
     first, last = points[0], points[-1]
-    page.goal(f"{last['queues']:,} queues make the rate lower by", 100 * (1 - last["rate"] / first["rate"]), SLOWER_GOAL, " %")
+    page.goal(f"Decrease of the rate with {last['queues']:,} queues", 100 * (1 - last["rate"] / first["rate"]), SLOWER_GOAL, " %")

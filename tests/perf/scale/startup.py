@@ -50,18 +50,19 @@ def write(cluster):
 def write_section(page, points):
     page.paragraph("## Starting with a full log")
     page.paragraph(
-        "This number of queued tasks, most of them in the log and in no snapshot, as far as the log lets them: it gives way to a "
-        "snapshot after 128 MiB of commands. A follower is killed and started again until it has caught up; then all three at "
-        "once, until a submission is acknowledged, their election included."
+        "The given number of tasks is queued, and automatic snapshots by the number of entries are disabled. A snapshot is still "
+        "written after 128 MiB of commands, which bounds the log. First a follower is killed and started; its time ends when it has "
+        "caught up. Then all three masters are killed and started; their time includes an election and ends when a submission is "
+        "acknowledged."
     )
     page.plot(
-        "startup", "Time to start again", "size of the log, MB", "seconds",
+        "startup", "Time to restart", "size of the log, MB", "seconds",
         {
-            "all masters, to the first write": [(point["log_mb"], point["all_s"]) for point in points],
+            "all masters, until the first write": [(point["log_mb"], point["all_s"]) for point in points],
             "a follower, until it is ready": [(point["log_mb"], point["follower_s"]) for point in points],
         },
     )
     page.table({
-        "tasks": "tasks", "log_mb": "log, MB", "entries": "entries", "in_snapshot": "of these in a snapshot",
+        "tasks": "tasks", "log_mb": "log, MB", "entries": "entries", "in_snapshot": "entries in a snapshot",
         "follower_s": "a follower, s", "all_s": "all three, s",
     }, points)

@@ -93,18 +93,19 @@ def complete_response(read):
 def write_section(page, points):
     page.paragraph("## Waits for one task")
     page.paragraph(
-        "This number of clients ask for the same task with `wait_ms`, each on a connection of its own, and are held. Then its result is "
-        f"reported. Medians of {ROUNDS} tasks; the processor time is the leader's for all of it, from the first connection "
-        "on. The clients are one Python program, whose time is in here."
+        "The given number of clients wait for the same task by a long poll (`wait_ms`), each on a connection of its own. Then the "
+        "result of the task is reported. The times run from the report until the first and the last client have the answer, and are "
+        f"medians of {ROUNDS} tasks. They include the time of the clients, which are one Python program. The leader's processor time "
+        "is the mean for a task, from the first connection on."
     )
     page.plot(
-        "waits", "From a result to those who wait for it", "clients that wait for one task", "ms from the report",
+        "waits", "Time from a result to the waiting clients", "clients that wait for one task", "ms after the report",
         {
-            "the last one knows": [(point["waits"], point["last_ms"]) for point in points],
-            "the first one knows": [(point["waits"], point["first_ms"]) for point in points],
+            "last client": [(point["waits"], point["last_ms"]) for point in points],
+            "first client": [(point["waits"], point["first_ms"]) for point in points],
         },
     )
     page.table({
-        "waits": "waits", "first_ms": "the first knows, ms", "last_ms": "the last knows, ms",
+        "waits": "clients", "first_ms": "first client, ms", "last_ms": "last client, ms",
         "leader_cpu_ms": "leader's processor time, ms",
     }, points)

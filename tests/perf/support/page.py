@@ -32,7 +32,7 @@ class Page:
         """Compares a figure with its maximum."""
         met = seen is not None and seen <= most
         self.goals.append({"goal": what, "seen": seen, "at_most": most, "met": met})
-        self.parts.append(f"{what}: **{cell(seen)}{unit}**, at most {cell(most)}{unit} is the goal: {'met' if met else 'missed'}.")
+        self.parts.append(f"{what}: **{cell(seen)}{unit}**. Goal: at most {cell(most)}{unit}, {'met' if met else 'missed'}.")
 
     def write(self, figures):
         text = "\n\n".join(self.parts) + "\n"
