@@ -54,7 +54,7 @@ pub struct ConsensusMetrics {
     leader_changes: [AtomicU64; LeaderChangeKind::ALL.len()],
     leaderless: Mutex<Leaderless>,
     abdications: AtomicU64,
-    /// Since when entries of this leader have waited while the commit index stands.
+    /// Start of the time in which entries of this leader wait and the commit index does not advance.
     commits_stand: Mutex<Option<Instant>>,
 }
 
@@ -167,8 +167,8 @@ impl ConsensusMetrics {
         self.abdications.load(Ordering::Relaxed)
     }
 
-    /// Returns for how long the oldest entry of this leader has waited while the commit index stands. Zero while nothing
-    /// waits, and on a node that does not lead.
+    /// Returns for how long the oldest entry of this leader has waited without an advance of the commit index. Zero
+    /// while nothing waits, and on a node that does not lead.
     pub fn oldest_proposal_age(&self) -> Duration {
         let since = *self.commits_stand.lock();
         since.map_or(Duration::ZERO, |since| since.elapsed())
@@ -178,7 +178,7 @@ impl ConsensusMetrics {
         self.abdications.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records since when the commit index stands although entries wait, or that none does.
+    /// Records since when entries wait while the commit index does not advance. `None` if none waits.
     pub(crate) fn commits_stand(&self, since: Option<Instant>) {
         *self.commits_stand.lock() = since;
     }

@@ -14,8 +14,8 @@ pub(crate) fn raft_config(config: &NodeConfig) -> Result<openraft::Config, Start
         enable_pre_vote: Some(true),
         // A restarted leader must be elected again, because its state machine may lack entries that it acknowledged.
         enable_leader_restore: Some(false),
-        // A leader whose followers hear it, but whose answers are lost, would hold them back for ever. Without a quorum
-        // it falls silent for long enough that they can elect another.
+        // A leader that reaches its followers, but does not receive their answers, would keep them from electing for
+        // ever. Without a quorum it falls silent for long enough that they can elect another.
         quorum_loss_probe_interval: Some(timing.election_max_ms * 2 + timing.heartbeat_ms),
         install_snapshot_timeout: timing.snapshot_install_ms,
         // openraft's policy counts entries only: see `apply::snapshot_policy`.

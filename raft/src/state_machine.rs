@@ -62,7 +62,7 @@ pub trait StateMachine: Send + 'static {
     /// cluster's level at it.
     fn restore(&mut self, loaded: Self::Loaded, last_index: u64, level: Level);
 
-    /// Raises the level of the cluster, between two entries. What the machine writes from now on may be in the formats of
+    /// Raises the level of the cluster, between two entries. From now on the machine may write in the formats of
     /// `level`. A machine begins at [`Level::ONE`].
     fn set_level(&mut self, level: Level);
 }

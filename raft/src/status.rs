@@ -45,9 +45,9 @@ pub enum Readiness {
         /// Time since the last answer of a majority, in ms.
         silent_ms: u64,
     },
-    /// This node leads, and the commit index stands although entries wait for it.
+    /// This node leads, and the commit index does not advance although entries wait to be committed.
     ProposalsWaiting {
-        /// Time for which it has stood, in ms.
+        /// Time since the commit index last advanced, in ms.
         oldest_ms: u64,
     },
     /// This node has not applied what its leader had committed: after a start, a pause or a cut, or because it lags.
@@ -123,7 +123,7 @@ pub struct DiskStatus {
 /// Progress of a cluster that is being formed, as one of its nodes sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FormingStatus {
-    /// What this node waits for, as the end of a sentence.
+    /// Condition that this node waits for, as the end of a sentence that begins with "waiting for".
     pub waiting_for: String,
     /// Nodes of the list that this node was started with, by id. Only itself if it waits to be added.
     pub members: Vec<FormingMember>,

@@ -1,12 +1,13 @@
-//! Reach of this node for appends: which voters took a message of append size from it lately, and which voters reach a
-//! majority in this way themselves.
+//! Reach of this node for appends: the voters that recently answered a message of append size from it, and the voters
+//! whose own messages of that size reach a majority.
 //!
-//! Heartbeats and votes are small and have connections of their own. They may pass where appends do not: new connections
-//! are refused, large packets are lost, descriptors are used up. Leadership is for appends, so it is judged by them.
+//! Heartbeats and votes are small and have connections of their own. They may pass where appends do not: new
+//! connections are refused, large packets are lost, descriptors are used up. A leader is useful only while its appends
+//! arrive, so messages of append size decide whether a node should lead.
 //!
 //! # Invariants
 //!
-//! - A voter whose disk is slow does not count: entries would not commit by its help.
+//! - A voter whose disk is slow does not count, because it cannot help to commit entries in time.
 //! - Nothing older than [`REACH_PROBES`] probes counts.
 
 use std::collections::BTreeMap;

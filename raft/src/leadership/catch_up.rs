@@ -1,13 +1,14 @@
-//! Whether this node, as a follower, has applied what its leader had committed.
+//! Catch-up of a follower: whether this node has applied everything that its leader had committed.
 //!
-//! The commit index that a follower knows is the one it has heard of. After a start, a pause of the process or a cut of
-//! the network it has heard of nothing, and would call itself caught up. So it asks the leader once after each of them,
-//! and is caught up when the leader's answer is applied.
+//! A follower learns the commit index from its leader's messages. After an interruption (a start, a pause of the
+//! process or a cut of the network) it has missed some of them, and its own commit index does not show that. It
+//! therefore asks the leader once after each interruption, and is caught up once it has applied the commit index in the
+//! answer.
 //!
 //! # Invariants
 //!
-//! - An answer counts only for the session it was asked in: an interruption after the question begins another one.
-//! - A process that stood still is interrupted, whichever of its tasks runs first afterwards.
+//! - Each interruption begins a session. The answer to a question counts only in the session of the question.
+//! - A pause of the process is detected whichever of its tasks runs first afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 /// Maximum time for applying what was committed at one moment, in leases. A follower that takes longer lags.
 const LAG_LEASES: u32 = 2;
 
-/// Record of what has to be applied here. See the [module](self).
+/// Record of the entries that this node has to apply. See the [module](self).
 #[derive(Debug)]
 pub(crate) struct CatchUp {
     lease: Duration,
@@ -146,7 +147,7 @@ mod tests {
     fn a_node_is_caught_up_after_a_start_once_the_leaders_answer_is_applied() {
         let now = Instant::now();
         let catch_up = CatchUp::new(LEASE, now);
-        // It has heard of nothing beyond what it has applied.
+        // It knows of no committed entry that it has not applied.
         let session = catch_up.tick(5, 5, now).unwrap();
         assert_eq!(catch_up.behind(5, 5, now), Some(None));
         catch_up.answer(session, 90);

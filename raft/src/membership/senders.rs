@@ -1,8 +1,8 @@
-//! Lookup of senders that this node knows no member by.
+//! Lookup of senders that are not among the members known to this node.
 //!
-//! A node that lags behind does not know the members that were added since. It must hear them, or it could never follow
-//! again. It must not hear strangers. It therefore asks the nodes that it knows for their members, and the nodes that
-//! those name. A node with an empty log asks the addresses that it was started with.
+//! A node that lags behind does not know the members that were added since. It must accept their messages, or it could
+//! never catch up. It must refuse the messages of strangers. It therefore asks the nodes that it knows for their
+//! members, and then the nodes in their answers. A node with an empty log asks the addresses that it was started with.
 //!
 //! # Rule
 //!
@@ -10,8 +10,8 @@
 //! - A sender that none of them lists is a stranger, if a majority of the voters known here has answered. Each change of
 //!   voters is in the logs of a majority of the voters before, so one of those that answered has the next change, or its
 //!   members have it.
-//! - Otherwise nobody knows, because hardly a node is left of those that this one knows. The sender is heard: a node that
-//!   was away while all others were replaced must be able to follow them.
+//! - Otherwise the sender cannot be verified, because too few of the nodes known here are left. Its messages are
+//!   accepted: a node that was away while all others were replaced must be able to follow them.
 //!
 //! One lookup runs at a time, and its result is used again for a while. No number of messages from strangers makes this
 //! node ask more often.
@@ -38,14 +38,14 @@ const ASKED_MAX: usize = 64;
 /// Maximum number of rounds of a lookup. Each asks the nodes that the round before has named.
 const ROUNDS_MAX: usize = 3;
 
-/// Verdict on a sender that is no member as far as this node knows.
+/// Result of the lookup of a sender that is not among the members known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SenderVerdict {
-    /// The cluster has it.
+    /// The sender is a member of the cluster.
     Member,
-    /// The cluster does not have it.
+    /// The sender is no member of the cluster.
     Stranger,
-    /// Too few nodes answered to tell.
+    /// Too few nodes answered.
     Unverifiable,
 }
 

@@ -193,8 +193,9 @@ impl<S: StateMachine> Node<S> {
             .is_some_and(|silence| silence < self.inner.config.timing.lease())
     }
 
-    /// Returns whether this node can serve its clients now. A leader must have the recent answer of a majority, and no
-    /// entries that wait while the commit index stands. A follower must have applied what its leader had committed after the last start, pause or cut.
+    /// Returns whether this node can serve its clients now. A leader must have the recent answer of a majority, and
+    /// its commit index must advance while entries wait. A follower must have applied everything that its leader had
+    /// committed after the last start, pause or cut.
     pub fn readiness(&self) -> Readiness {
         let lease = self.inner.config.timing.lease();
         let role = self.inner.role.borrow().clone();
@@ -228,7 +229,7 @@ impl<S: StateMachine> Node<S> {
             RaftRole::Following { leader, .. } => leader,
             RaftRole::Elected { .. } | RaftRole::Unknown { .. } => return Readiness::NoLeader,
         };
-        // The role is a moment old. A process that has just been resumed has heard no leader for longer.
+        // The published role is a moment old. After a pause of the process, the last contact with the leader is older.
         let contact = self.inner.leader_contact.elapsed();
         if contact.is_none_or(|elapsed| elapsed > lease) {
             return Readiness::NoLeader;

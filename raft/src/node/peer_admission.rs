@@ -1,12 +1,14 @@
 //! Admission of messages from other nodes: middleware of all routes under `/raft/`.
 //!
-//! A message is judged by as little of it as possible. Its envelope is in the first bytes; the rest is received only from
-//! a member, within that member's budget, and within the time after which the sender has given up.
+//! A message is refused before most of it is received. Its first bytes are the envelope, which names the sender. The
+//! rest is received only if the sender is a member, within the memory budget of that member, and only until the sender
+//! has given up.
 //!
 //! # Invariants
 //!
 //! - A handler runs only after the receiver, the cluster, the sender and its session have been checked. The routes for
-//!   nodes outside of the cluster are the exception: they are small, and check what they act on themselves.
+//!   nodes outside of the cluster are the exception: their messages are small, and each handler checks the data that it
+//!   relies on.
 //! - Every answer carries the session of this process and its version.
 
 use std::sync::Arc;
@@ -46,7 +48,8 @@ const ENVELOPE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum silence in the middle of a message.
 const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Extension of a response to a message of a member: its id. The owner of the connection knows then whose it is.
+/// Response extension with the id of the member that sent the message. The listener uses it to count the connection as
+/// one of that member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdentifiedPeer(pub u64);
 
@@ -61,7 +64,7 @@ pub(crate) struct PeerAdmission<S: StateMachine> {
     pub message_bytes_max: usize,
     /// Maximum time for a message. Its sender has given up by then.
     pub message_timeout: Duration,
-    /// Held while a member's address is asked for its session, so that one question is in flight.
+    /// Held during a request for the session at a member's address, so that at most one such request is in flight.
     pub asking_session: tokio::sync::Mutex<()>,
 }
 
@@ -167,7 +170,7 @@ impl<S: StateMachine> PeerAdmission<S> {
         }
         let busy = || {
             Refusal::Rule(format!(
-                "it has as much in hand from node {} as it takes at once",
+                "it already holds as many messages or bytes from node {} as it accepts at once",
                 envelope.from
             ))
         };
@@ -190,7 +193,7 @@ impl<S: StateMachine> PeerAdmission<S> {
 
     async fn admit_outside(&self, request: Request) -> Result<(Request, Option<u64>), Refusal> {
         let (parts, body) = request.into_parts();
-        // A hello passes, so that a node of any level learns which cluster is here.
+        // A hello is accepted from a node of any level, so that each node can learn which cluster this node belongs to.
         if parts.uri.path() != HELLO_PATH {
             self.check_level(&parts.headers)?;
         }
@@ -234,7 +237,8 @@ impl<S: StateMachine> PeerAdmission<S> {
         }
     }
 
-    /// Returns the member, if it became one a moment ago. See [`crate::membership::senders`] for one that is not known.
+    /// Checks a sender that is not among the members in the identity. Returns it as a member if it was added a moment
+    /// ago. Other senders are looked up: see [`crate::membership::senders`].
     async fn check_unknown_sender(&self, envelope: &Envelope) -> Result<Option<Member>, Rejection> {
         let from = envelope.from;
         if let Some(member) = membership(&self.raft).get_node(&from) {
@@ -256,8 +260,8 @@ impl<S: StateMachine> PeerAdmission<S> {
             SenderVerdict::Unverifiable => {
                 tracing::warn!(
                     peer = from,
-                    "node {from} is not known here, and none of the nodes that are known could be asked for it: it is taken \
-                     for a member that was added while this node was away"
+                    "node {from} is not a member as far as this node knows, and too few of the known nodes answered to \
+                     verify it: its messages are accepted, because it may have been added while this node was away"
                 );
                 Ok(None)
             }
@@ -304,7 +308,7 @@ impl<S: StateMachine> PeerAdmission<S> {
     async fn ask_for_session(&self, id: u64, member: &Member) {
         let transport = Arc::clone(&self.transport);
         let target = Target::member(id, member);
-        // A sender that gives up must not end the question.
+        // The request goes on when the sender of the message gives up, because later messages need the result too.
         let asked = tokio::spawn(async move {
             if hello_to(&transport, &target).await.is_err() {
                 transport.sessions.record_silence(target.id);
@@ -327,10 +331,10 @@ fn declared_bytes(headers: &HeaderMap) -> Option<usize> {
         .ok()
 }
 
-/// Message that arrives.
+/// Message that is being received.
 struct IncomingMessage {
     frames: axum::body::BodyDataStream,
-    /// First bytes, without the envelope once that was read.
+    /// Bytes received so far. The envelope is removed once it is complete.
     begin: Bytes,
     deadline: Instant,
 }

@@ -216,7 +216,7 @@ async fn start_consensus<S: StateMachine>(
     let raft = Raft::<S>::new(config.node_id, raft_config, network, log, applier)
         .await
         .map_err(|e| StartError::Recovery(e.to_string()))?;
-    // Peers are judged by these members from the first message on.
+    // The first message of a peer is already checked against these members.
     let members = membership(&raft);
     let members = members.nodes().map(|(id, member)| (*id, member.clone()));
     shared.identity.set_members(members.collect());

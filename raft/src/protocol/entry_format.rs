@@ -6,7 +6,7 @@
 //! | 0 | blank: a new leader's first entry | nothing |
 //! | 1 | commands | stamp `now_ms` u64, count u32, then per command its length u32 and its bytes (all little endian) |
 //! | 2 | membership | postcard of [`MembershipV1`] |
-//! | 3 | level: the cluster rises to it | the level u32 (little endian) |
+//! | 3 | level: raises the cluster to this level of formats | the level u32 (little endian) |
 //!
 //! Commands are encoded once, by the leader that proposes them. Log, network and apply pass the same bytes on.
 
@@ -24,12 +24,13 @@ const MEMBERSHIP_V1: u8 = 2;
 const LEVEL_V1: u8 = 3;
 const VOTE_V1: u8 = 1;
 
-/// Latest stamp of an entry: the end of the year 9999, in Unix ms. Time in a state machine never goes back, so a stamp
-/// beyond it would be there for ever.
+/// Latest stamp of an entry: the end of the year 9999, in Unix ms. The time of a state machine never goes back, so one
+/// stamp that is too late would set it wrong for ever.
 pub(crate) const STAMP_MS_MAX: u64 = 253_402_300_799_999;
 
-/// Bytes of an entry in addition to its commands, and of each command in addition to its own.
+/// Bytes of an entry in addition to its encoded commands: version, stamp and count.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 13;
+/// Bytes of an encoded command in addition to the command itself: its length.
 pub(crate) const COMMAND_OVERHEAD_BYTES: usize = 4;
 
 /// Decode error: the bytes are not in the format that this version of the program writes.
@@ -82,7 +83,8 @@ pub(crate) fn encode_commands(now_ms: u64, commands: &[Bytes]) -> Batch {
     }
 }
 
-/// Encodes the entry that raises the cluster to `level`. Programs of [`Level::ONE`] refuse it before they keep it.
+/// Encodes the entry that raises the cluster to `level`. Programs of [`Level::ONE`] refuse the entry and do not write
+/// it to their logs.
 pub(crate) fn encode_level(level: Level) -> Batch {
     let mut out = BytesMut::with_capacity(5);
     out.put_u8(LEVEL_V1);
@@ -139,8 +141,8 @@ pub(crate) fn decode_commands(batch: &Batch) -> Result<Commands, DecodeError> {
     Ok(Commands { now_ms, commands })
 }
 
-/// Membership as stored. Every voter is in one or more `configs` (two during a change). Every node, learners too, is in
-/// `nodes`.
+/// Stored membership. `configs` holds the voters: one set, or two during a joint membership change. `nodes` holds all
+/// nodes, learners included.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct MembershipV1 {
     configs: Vec<BTreeSet<u64>>,

@@ -2,8 +2,8 @@
 //!
 //! A message is handled only if it was meant for this id on this data directory, in this cluster. Its sender must be on
 //! the data directory that the cluster knows it by. A wiped disk that comes back under its old id therefore neither
-//! votes nor is voted for. Two clusters on the same ports never mix. A sender that this node knows no member by is left
-//! to [`crate::membership::senders`].
+//! votes nor is voted for. Two clusters on the same ports never mix. Senders that are not among the members known here
+//! are checked by [`crate::membership::senders`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -126,8 +126,8 @@ pub(crate) fn decode<T: DeserializeOwned>(
 
 /// Maximum number of terms between a node's own term and one that a message brings.
 ///
-/// A node adopts every higher term it hears of, and writes it to disk. One absurd term would therefore end elections for
-/// ever. At one election per second, a node has to be away for twelve days to fall this far behind.
+/// A node adopts every higher term that it receives, and writes it to disk. One absurd term would therefore end
+/// elections for ever. At one election per second, a node has to be away for twelve days to fall this far behind.
 pub(crate) const TERM_JUMP_MAX: u64 = 1 << 20;
 /// Maximum term that a node without any term accepts: it has been in no election yet.
 const FIRST_TERM_MAX: u64 = 1 << 48;

@@ -30,7 +30,7 @@ const ANSWER_MAX_AGE: Duration = Duration::from_millis(100);
 const SILENCE_MAX_AGE: Duration = Duration::from_secs(2);
 /// Time for which a refusal of this process's messages as a duplicate counts.
 const REFUSAL_MAX_AGE: Duration = Duration::from_secs(10);
-/// Time for which a duplicate must have been heard before it is logged.
+/// Time for which a duplicate must have sent messages before it is logged.
 const LOG_DELAY: Duration = Duration::from_secs(1);
 /// Interval between two log messages about the same duplicate.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -131,7 +131,7 @@ impl Sessions {
             Some((_, at)) if silent && at.elapsed() < SILENT_SESSION_MAX_AGE => {
                 SessionVerdict::Duplicate
             }
-            // Nobody answers there: perhaps this node cannot reach it, and the message is all there is to go by.
+            // No process answers at that address. Perhaps this node cannot reach it, so the message is accepted.
             Some(_) | None if silent => SessionVerdict::Genuine,
             Some(_) | None => SessionVerdict::Unconfirmed,
         }

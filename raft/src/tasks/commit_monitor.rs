@@ -1,14 +1,15 @@
 //! Commit monitor: a leader that cannot commit says so, and hands over to a node that could.
 //!
-//! A leader is for committing entries. While entries wait and the commit index stands, heartbeats alone would keep such
-//! a leader for as long as the cause lasts. After [`STALL_LEASES`] leases it asks all nodes how far their appends reach
-//! (see [`crate::tasks::append_probe`]). It hands over to a voter whose own probes have just reached a majority with
-//! working disks. If there is none, another leader would commit no more than this one does, and leadership stays.
+//! Heartbeats alone keep a leader that commits nothing for as long as the cause lasts. This monitor watches for entries
+//! that wait while the commit index does not advance. After [`STALL_LEASES`] leases it asks all nodes how far their
+//! appends reach (see [`crate::tasks::append_probe`]). It hands over to a voter whose own probes have just reached a
+//! majority with working disks. If there is none, another leader would commit no more than this one does, and
+//! leadership stays.
 //!
 //! # Invariants
 //!
-//! - Leadership does not wander: a node abdicates at most once per back-off, which begins with [`BACKOFF_MIN`] and
-//!   doubles. A node that took over from a stalled leader begins with that back-off.
+//! - Leadership does not change all the time: a node abdicates at most once per back-off, which begins with
+//!   [`BACKOFF_MIN`] and doubles. A node that took over from a stalled leader begins with that back-off.
 //! - An abdicating leader never remains silent for good: if nobody takes over, it steps down and may be elected again.
 
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::state_machine::StateMachine;
 use crate::tasks::append_probe::AppendProber;
 use crate::types::{Config, Vote, log_id};
 
-/// Time for which the commit index may stand while entries wait, in leases.
+/// Maximum time without an advance of the commit index while entries wait, in leases.
 pub(crate) const STALL_LEASES: u32 = 5;
 /// Time for a successor to take over before the abdicating leader steps down, in leases.
 const TAKE_OVER_LEASES: u32 = 8;
@@ -54,7 +55,7 @@ pub(crate) struct CommitMonitor<S: StateMachine> {
 struct MonitorState {
     /// Term that this node leads in.
     term: Option<u64>,
-    /// Commit index that stands, and since when.
+    /// Commit index that does not advance although entries wait, and since when.
     stall: Option<(u64, Instant)>,
     stall_logged: bool,
     asked_at: Option<Instant>,
@@ -118,7 +119,7 @@ impl<S: StateMachine> CommitMonitor<S> {
         }
     }
 
-    /// Records whether the commit index stands, and logs it.
+    /// Records whether entries wait while the commit index does not advance, and logs a stall and its end.
     fn observe(&self, metrics: &RaftMetrics<Config>, state: &mut MonitorState) {
         let me = self.changer.transport.identity.node_id;
         let term = (metrics.state == ServerState::Leader
@@ -161,7 +162,7 @@ impl<S: StateMachine> CommitMonitor<S> {
         }
     }
 
-    /// Returns for how long the commit index has stood, where that is too long.
+    /// Returns the duration of the stall, if it has lasted at least [`STALL_LEASES`].
     fn lasting_stall(&self, state: &MonitorState, now: Instant) -> Option<Duration> {
         let (_, since) = state.stall?;
         let age = now.saturating_duration_since(since);

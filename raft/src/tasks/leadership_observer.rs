@@ -1,8 +1,8 @@
 //! Leadership observer: keeps the role of this node up to date, and logs every leader change.
 //!
-//! A leader change is one message in the log of each node that sees it, however long it took and whatever was observed
-//! during it. The message names the reason as far as the node can know it (see [`crate::leadership::change_reason`]).
-//! The absence of a leader is logged only when it lasts.
+//! Each node that sees a leader change logs one message about it, however long the change took. The message names the
+//! reason as far as the node can know it (see [`crate::leadership::change_reason`]). The absence of a leader is logged
+//! only after [`LEADERLESS_LOG_DELAY_LEASES`] leases.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::state_machine::StateMachine;
 use crate::status::Leadership;
 use crate::types::{Config, Member};
 
-/// Minimum time without a leader before that is logged, in leases.
+/// Time without a leader, or without the answer of a majority to this leader, after which this is logged. In leases.
 const LEADERLESS_LOG_DELAY_LEASES: u32 = 3;
 
 /// Keeps `role`, `leadership` and the identity's member list up to date until the node stops.
@@ -47,14 +47,14 @@ pub(crate) struct LeadershipObserver<S: StateMachine> {
 pub(crate) struct TransitionLog {
     /// Last term and leader that were logged.
     last: Option<(u64, u64)>,
-    /// Reason why the last leader is no longer relied on.
+    /// Reason for which this node no longer relies on the last leader.
     loss_reason: Option<LeaderChangeReason>,
     leaderless_since: Instant,
-    /// Whether no leader is known, and that has been logged.
+    /// Whether the present absence of a leader has been logged.
     leaderless_logged: bool,
-    /// Time of the last answer of a majority to this node as leader.
+    /// Time of the last answer of a majority, while this node leads.
     quorum_acked_at: Option<Instant>,
-    /// Whether no majority answers this node as leader, and that has been logged.
+    /// Whether the present lack of an answering majority has been logged, while this node leads.
     silence_logged: bool,
 }
 
@@ -225,7 +225,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
         }
     }
 
-    /// Returns for how long no majority has answered this node, where that is longer than a leader may count on.
+    /// Returns the time since a majority last answered this leader, if that is longer than its lease.
     fn quorum_silence(&self) -> Option<Duration> {
         self.transitions
             .quorum_acked_at
@@ -233,7 +233,8 @@ impl<S: StateMachine> LeadershipObserver<S> {
             .filter(|silence| *silence > self.lease)
     }
 
-    /// Logs that no majority answers this node as leader, once that has lasted, and the end of it.
+    /// Logs that no majority has answered this leader for [`LEADERLESS_LOG_DELAY_LEASES`]. Logs too when one answers
+    /// again.
     fn log_quorum_silence(&mut self, now: &RaftRole) {
         let alone = || self.raft.voter_ids().eq([self.identity.node_id]);
         let leading = matches!(now, RaftRole::Leading { .. }) && !alone();
@@ -292,7 +293,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
                 | RaftRole::Elected { .. }
                 | RaftRole::Unknown { .. } => loss_reason,
             }
-            // `Unknown` is no reason: only its consequences were observed.
+            // `Unknown` is not kept: this node saw that the leader was lost, but not why.
             .filter(|cause| *cause != LeaderChangeReason::Unknown);
         }
         self.metrics.leader_known(known.is_some());
@@ -361,7 +362,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
         }
     }
 
-    /// Logs the absence of a leader, once it has lasted.
+    /// Logs that no leader has been known for [`LEADERLESS_LOG_DELAY_LEASES`].
     fn log_if_leaderless(&mut self, now: &RaftRole) {
         let leaderless = self.transitions.leaderless_since.elapsed();
         match now {

@@ -100,7 +100,7 @@ impl<S: StateMachine> ReadinessMonitor<S> {
             Ok(answer) => messages::decode::<ReadIndexReply>("a ReadIndex", &answer)
                 .ok()
                 .map(|reply| reply.commit_index),
-            // An older leader has no such route. What it has sent is then all that can be known.
+            // An older leader has no such route. Only the commit index that it has sent is known then.
             Err(CallError::NoRoute { .. }) => Some(self.committed()),
             Err(
                 CallError::Unreachable { .. }
