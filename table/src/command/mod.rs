@@ -70,13 +70,13 @@ pub enum Command {
         /// The leases, each with its token and reason.
         leases: Vec<EndLease>,
     },
-    /// A worker's results, each fenced by its token. Each is judged by its token alone; the report is never refused as
-    /// a whole. A result counts if its token is the task's current lease and this worker holds it. So results of a
-    /// worker that was lost, has left or was never known come back stale one by one.
+    /// A worker's results, each fenced by its token. Each is accepted or refused by its token alone; the report is
+    /// never refused as a whole. A result counts if its token is the task's current lease and this worker holds it. So
+    /// results of a worker that was lost, has left or was never known come back stale one by one.
     Report {
         /// The worker that reports.
         worker: WorkerId,
-        /// The results, judged in order.
+        /// The results, processed in order.
         results: Vec<TaskReport>,
     },
     /// Proposed by the leader: runs time-triggered changes that are due at the stamp, a bounded number per command.

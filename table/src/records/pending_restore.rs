@@ -1,12 +1,13 @@
 //! Multipart restore of a backup: parts are staged here until the last one has arrived.
 //!
-//! A backup is restored into a cluster that holds nothing yet. Its parts come through the log, so that every replica
-//! has the same ones. When the last has arrived, the table they make replaces the empty one, in one entry. Until then
-//! none of it is visible. A restore that stays incomplete is forgotten.
+//! A backup is restored into a cluster whose table is empty. Its parts are log entries, so every replica receives the
+//! same parts. The entry with the last part replaces the empty table by the restored one. Nothing of the backup is
+//! visible before. A restore that stays incomplete is forgotten.
 //!
 //! Ids and fencing tokens are derived from log indexes, and the log of the new cluster begins at 1. No id may ever be
-//! given twice, so the restored table counts on from where the other one was, plus `ID_OFFSET_STEP`. The step also
-//! skips the ids that the other cluster assigned after the backup was taken.
+//! assigned twice. The restored table therefore adds an offset to every log index: the highest index from which either
+//! table has assigned an id, plus `ID_OFFSET_STEP`. The step skips the ids that the other cluster assigned after the
+//! backup was taken.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -14,21 +15,25 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-/// Step by which a restore advances ids and tokens, in log entries. It is more than a cluster writes in weeks at its
-/// busiest. It is small enough for some hundred restores, each of the last one's backup, within an exact JSON number.
+/// Log entries that a restore skips, in ids and tokens.
+///
+/// A cluster needs weeks at its highest rate to write this many entries. [`ID_OFFSET_MAX`] has room for some hundred
+/// steps, so a state can be backed up and restored that many times.
 pub(crate) const ID_OFFSET_STEP: u64 = 1 << 32;
-/// Highest id offset of a restored table. It is so far below the range of a token as an exact JSON number that a
-/// cluster never exhausts the rest.
+/// Highest id offset of a restored table, in log entries.
+///
+/// A token must stay below 2^53, so that JSON numbers represent it exactly. This bound leaves more entries below that
+/// limit than a cluster ever writes.
 pub(crate) const ID_OFFSET_MAX: u64 = 1 << 40;
 /// Maximum number of parts of one backup.
 pub const PARTS_MAX: u32 = 65_536;
 /// Maximum number of bytes of one part.
 pub const PART_BYTES_MAX: usize = 8 << 20;
 
-/// A restore of which not all parts have arrived.
+/// A restore whose parts have not all arrived yet.
 #[derive(Debug, Clone)]
 pub(crate) struct PendingRestore {
-    /// Identifies the backup.
+    /// Id of the backup.
     pub backup: Arc<str>,
     /// The number of its parts.
     pub parts: u32,
