@@ -1,8 +1,8 @@
-//! Containment of sled's panics: which panics of the process are caught and reported as errors, and so are no reason to end it.
+//! Containment of sled's panics: decides whether a panic is caught and becomes an error, so that the process continues.
 //!
-//! sled panics on files that are damaged in some ways. Those panics are caught where sled is called. Every other panic leaves
-//! some part of the process dead while the rest looks alive, so the program installs a hook that ends it; the hook asks here
-//! first.
+//! sled panics on files that are damaged in some ways. Those panics are caught where sled is called. After any other
+//! panic, a part of the process is dead while the rest looks alive. The program therefore installs a panic hook that
+//! ends the process, and the hook calls [`is_contained`] first.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ thread_local! {
 /// Databases that are being opened or closed now.
 static OPENING: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether a panic of the current thread is caught and reported as an error by this crate.
+/// Returns whether this crate catches a panic of the current thread and reports it as an error.
 pub fn is_contained() -> bool {
     if DEPTH.with(Cell::get) > 0 {
         return true;

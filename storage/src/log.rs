@@ -62,7 +62,7 @@ pub type Completion = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 ///
 /// - an append that leaves a hole;
 /// - a truncation that crosses the purged position;
-/// - a truncation or a purge that names another entry than the one held at its index.
+/// - a truncation or a purge whose position differs from that of the entry at its index.
 pub trait LogStore: Send + Sync + 'static {
     /// Returns the bounds of the log, unsynced entries included.
     fn state(&self) -> LogState;
@@ -85,14 +85,15 @@ pub trait LogStore: Send + Sync + 'static {
     fn save_vote(&self, vote: Bytes, done: Completion) -> Result<(), StorageError>;
     /// Returns the last vote given to [`LogStore::save_vote`], durable or not.
     fn vote(&self) -> Option<Bytes>;
-    /// Notes the committed position. Not synced by itself: a later sync carries it to disk, and it may be lost.
+    /// Records the committed position without a sync. A later sync makes it durable; a crash before that may lose it.
     fn save_committed(&self, committed: Option<LogPosition>) -> Result<(), StorageError>;
     /// Returns the position last given to [`LogStore::save_committed`], if it survived. Never past the last entry.
     fn committed(&self) -> Option<LogPosition>;
-    /// Returns why the log has stopped, if an error stopped it. An idle log may fail too, with no completion to say so.
+    /// Returns why the log has stopped, if an error stopped it. An idle log may fail too, and no completion reports it
+    /// then.
     fn failure(&self) -> Option<StorageError>;
     /// Waits until everything is durable, hard state included, and stops the sync thread. Every later call except this
-    /// one fails with [`StorageError::Stopped`]. Idempotent. A completion that calls it would wait for itself, so there
-    /// it only begins to close.
+    /// one fails with [`StorageError::Stopped`]. Idempotent. A call from a completion would wait for itself, so it only
+    /// begins to close and returns at once.
     fn close(&self) -> Result<(), StorageError>;
 }

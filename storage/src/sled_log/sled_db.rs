@@ -165,7 +165,7 @@ impl SledDb {
             .map_err(|error| StorageError::io("sync", &self.file_path, &error))
     }
 
-    /// Checks that the open file is still the one at its path. What is written to a deleted file is lost with the process.
+    /// Checks that the open file is still the one at its path. Writes to a deleted file are lost with the process.
     pub(super) fn check_present(&self) -> Result<(), StorageError> {
         let gone = || StorageError::gone(&self.file_path, self.node_id);
         let open = self

@@ -1,4 +1,4 @@
-//! The bounded write queue between callers and the sync thread, and the log's view, under one lock.
+//! The bounded queue of writes between callers and the sync thread. One lock guards the queue and the log's view.
 //!
 //! The queue is bounded in bytes. A caller that finds it full waits for the sync thread, which waits for no caller.
 //! This is the back-pressure of a disk slower than the network.
@@ -24,9 +24,9 @@ pub(super) struct QueuedWrite {
     pub(super) op: WriteOp,
     /// `None` for the committed position, because no caller waits for it.
     pub(super) done: Option<Completion>,
-    /// [`LogView::removals`] right after this write.
+    /// Value of [`LogView::removals`] right after this write.
     pub(super) removals: u64,
-    /// When it was queued.
+    /// Time at which it was queued.
     pub(super) queued_at: Instant,
     pub(super) bytes: usize,
 }
@@ -50,9 +50,9 @@ pub(super) enum SyncThreadWork {
     Group(Vec<QueuedWrite>),
     /// Nothing is queued; do background work.
     Background,
-    /// Nothing is queued, and nothing was for a while.
+    /// Nothing was queued during the idle timeout.
     IdleTimeout,
-    /// Everything is written: close in good order.
+    /// Everything is written; close the log.
     Close,
     /// The log was dropped without being closed.
     Abandon,
@@ -171,7 +171,7 @@ impl WriteQueue {
     }
 
     /// Waits for work, at most `idle_timeout`, which also bounds how long a write without a completion stays queued.
-    /// `has_background_work` says that there is work in addition to the queue.
+    /// `has_background_work`: whether there is work in addition to the queue.
     pub(super) fn next_work(
         &self,
         has_background_work: bool,
@@ -205,7 +205,7 @@ impl WriteQueue {
         }
     }
 
-    /// Waits for `timeout`, or until the log is to end. Returns whether it is.
+    /// Waits at most `timeout`, or until the log is to end. Returns whether the log is to end.
     pub(super) fn wait_unless_ending(&self, timeout: Duration) -> bool {
         let mut state = self.state.lock();
         if !state.is_ending() {

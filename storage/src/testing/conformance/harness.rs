@@ -10,7 +10,7 @@ use crate::{Completion, LogPosition, LogRecord, LogStore, StorageError};
 pub trait Harness {
     /// Returns the log as it is open now.
     fn log(&self) -> Arc<dyn LogStore>;
-    /// Closes the log in good order and opens it again.
+    /// Closes the log and opens it again.
     fn reopen(&mut self);
     /// Ends the log as a power cut or a `kill -9` would, and opens what is left. No other handle to the log exists
     /// then.
