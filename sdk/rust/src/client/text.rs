@@ -1,6 +1,6 @@
-//! Text for error messages.
+//! Parts of error messages: the root cause of a transport error, and the quoted beginning of an answer.
 
-/// Maximum number of characters that are quoted from an answer that is not understood.
+/// Maximum number of characters quoted from an answer that this client cannot parse.
 const QUOTE_CHARS_MAX: usize = 200;
 
 /// Returns the message of the innermost error, which describes the cause. The outer ones repeat the URL.

@@ -33,12 +33,12 @@ pub struct ClusterStatus {
     /// `null` while the node knows the clocks of fewer than two others.
     #[serde(default)]
     pub clock_ahead_ms: Option<i64>,
-    /// Lead of the table's time over the median clock of all masters, in ms; 0 if it is not ahead. The time of the table
-    /// never goes back, so it stays ahead after most clocks were.
+    /// Lead of the table's time over the median clock of all masters, in ms; 0 if it is not ahead. The time of the
+    /// table never goes back. After most clocks were ahead, it therefore stays ahead for a time.
     #[serde(default)]
     pub table_ahead_ms: u64,
-    /// Why the other nodes refuse every message of the responding node, if they do: it was removed from the cluster, or
-    /// another process runs on a copy of its data directory.
+    /// Reason for which the other nodes refuse every message of the responding node: it was removed from the cluster,
+    /// or another process runs on a copy of its data directory. Absent while they accept its messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub excluded: Option<String>,
     /// Digest of the responding node's table; present only if requested.
@@ -54,7 +54,7 @@ pub struct ClusterStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Forming {
-    /// What the responding node waits for, as the end of a sentence.
+    /// Condition that the responding node waits for, as the end of a sentence that begins with "waiting for".
     pub waiting_for: String,
     /// Masters that it was started with, ordered by id; only itself if it waits to be added to a cluster.
     pub members: Vec<FormingMember>,

@@ -1,4 +1,4 @@
-//! Queries of the lists of tasks.
+//! Query parameters of the lists of tasks.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ pub struct TasksQuery {
     /// Only tasks whose latest attempt is by this worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
-    /// Maximum number of tasks in the page.
+    /// Maximum number of tasks in the page. Default: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]
     pub limit: Option<u32>,

@@ -229,7 +229,8 @@ impl AttemptRegistry {
         self.changed.notify_one();
     }
 
-    /// Stops every running attempt and returns how many there were. Results stay, to be judged by their tokens.
+    /// Stops every running attempt and returns how many there were. Results stay, because the cluster accepts or
+    /// refuses them by their tokens.
     pub(super) fn stop_running(&self, reason: StopReason) -> usize {
         let mut stopped = 0;
         for attempt in self.lock().values_mut().filter(|one| one.is_running()) {

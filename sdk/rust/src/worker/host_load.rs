@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::wire::Load;
 
-/// Minimum time between two samples: a shorter one says too little.
+/// Minimum time between two samples. Over a shorter time, the share of busy ticks is too coarse.
 const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
 /// Samples the load. Each sample covers the time since the one before.
@@ -69,7 +69,7 @@ fn busy(before: CpuTimes, now: CpuTimes) -> Option<f64> {
     Some((all - idle) as f64 / all as f64)
 }
 
-/// Returns the memory in use, from `/proc/meminfo`: the total less what is available.
+/// Returns the memory in use in MiB: `MemTotal` minus `MemAvailable` of `/proc/meminfo`.
 fn memory_mb(meminfo: &str) -> Option<u64> {
     let kib = |name: &str| -> Option<u64> {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;

@@ -40,7 +40,7 @@ impl<E: Executor> Session<E> {
         }
         self.wind_down(running).await;
         let last_reports = async {
-            // There may be more than one report carries. Whatever the answer, the worker leaves.
+            // There may be more results than one report carries. The worker leaves whatever the answer is.
             while self.attempts.has_results() && self.reported(self.report().await).is_ok() {}
         };
         let _ = tokio::time::timeout(self.config.leave_patience, last_reports).await;
