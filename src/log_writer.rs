@@ -1,7 +1,7 @@
 //! Writer of log lines that never fails: a line that cannot be written is dropped and counted.
 //!
-//! The log goes to a pipe, a terminal or a file, any of which may be closed or full. A process that cannot log goes on working,
-//! and says in a metric how many lines are missing.
+//! The log goes to a pipe, a terminal or a file, any of which may be closed or full. A process that cannot log
+//! continues, and counts the missing lines in a metric.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
@@ -21,7 +21,8 @@ pub fn write_line(message: &str) {
     write_counted(format!("{}\n", escape(message, Keep::Lines)).as_bytes());
 }
 
-/// Standard error without errors. Each write is one line of the log and stays one, whatever texts of users are in it.
+/// Standard error that never returns an error. Each write is one log line, and stays one line whatever users' texts it
+/// contains.
 #[derive(Debug, Clone, Copy)]
 pub enum Stderr {
     /// Lines of text: unsafe characters are escaped here.

@@ -1,14 +1,14 @@
 //! Panic hook of long-running processes: a panic in any thread ends the process.
 //!
-//! A panic ends its thread or task only. What waits for it then waits for ever, while the process answers probes and keeps its
-//! place in the cluster. Ending the process hands its work to the other nodes and leaves the restart to the supervisor; nothing
-//! acknowledged is lost, because it is on disk.
+//! By itself, a panic ends only its thread or task. Other parts of the process would then wait for it for ever, while
+//! the process answers probes and remains a member of the cluster. When the process ends, the other nodes take over its
+//! work and the supervisor restarts it. Nothing acknowledged is lost, because it is on disk.
 
 use std::panic::PanicHookInfo;
 
 use crate::log_writer;
 
-/// Exit code after a panic, as Rust programs end with when the main thread panics.
+/// Exit code after a panic: the one of a Rust program whose main thread panics.
 const EXIT_PANIC: i32 = 101;
 
 /// Ends the process on every panic but those for which `is_contained` holds at that moment: the ones that are caught and

@@ -13,7 +13,7 @@ use std::io;
 use nix::sys::signal::{SigHandler, Signal as Number};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Signals that have no effect: for users to define, and of timers, descriptors and power supplies.
+/// Signals that have no effect: SIGUSR1 and SIGUSR2, and the signals of timers, descriptors and power supplies.
 const WITHOUT_EFFECT: [Number; 8] = [
     Number::SIGUSR1,
     Number::SIGUSR2,
@@ -33,17 +33,18 @@ pub struct Signals {
     hangup: Signal,
 }
 
-/// What a signal asks for.
+/// Request that a signal makes of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// To stop, by the signal of this name.
+    /// Stop; the signal has this name.
     Stop(&'static str),
-    /// To reopen log files.
+    /// Reopen log files.
     Hangup,
 }
 
 impl Signals {
-    /// Takes over the signals of this process. From then on only SIGKILL, SIGQUIT and those of bugs end it at once.
+    /// Takes over the signals of this process. From then on, only SIGKILL, SIGQUIT and the signals of crashes, such as
+    /// SIGSEGV, end it at once.
     pub fn listen() -> io::Result<Self> {
         for number in WITHOUT_EFFECT {
             // The handler stays when the listener is dropped.

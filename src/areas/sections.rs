@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 
 /// Maximum bytes of one block. A larger one is damage.
 const BLOCK_BYTES_MAX: usize = 1 << 20;
-/// Stands in the place of an area, at the end.
+/// Marks the end of the stream, where a section would have its area.
 const END: u8 = u8::MAX;
 
 /// Reason why a stream is not a sequence of sections.

@@ -1,5 +1,5 @@
-//! Value parsers for addresses and host names. What can never work is refused here; what may come to work later, such as a
-//! name that does not resolve yet, is not.
+//! Value parsers for addresses and host names. An address that can never work is refused here. An address that may work
+//! later, such as a name that does not resolve yet, is accepted.
 
 use std::net::Ipv6Addr;
 

@@ -145,8 +145,8 @@ impl App {
         )
     }
 
-    /// Checks that the table has memory for a body that adds tasks. Only the leader checks, before it proposes: what apply
-    /// judges must not depend on a machine.
+    /// Checks that the table has memory for a body that adds tasks. Only the leader checks, before it proposes. Apply
+    /// must not, because its decisions must not depend on the memory of a machine.
     pub fn check_table_memory(&self, body_bytes: usize) -> Result<(), Problem> {
         let bound = self.table_memory_bytes_max;
         let used = self.table_memory_bytes();
@@ -198,7 +198,7 @@ impl App {
         }
     }
 
-    /// Returns for how long this node has been out of touch with a majority, where that is longer than an election takes.
+    /// Returns for how long this node has been out of touch with a majority, if that is longer than an election takes.
     pub fn out_of_touch(&self) -> Option<Duration> {
         let since = *self.node.out_of_touch().borrow();
         since
@@ -206,8 +206,8 @@ impl App {
             .filter(|elapsed| *elapsed >= self.election_patience())
     }
 
-    /// Completes once this node is out of touch with a majority for longer than an election takes. It then learns of
-    /// nothing new, and its clients find more at another node.
+    /// Completes once this node is out of touch with a majority for longer than an election takes. Such a node receives
+    /// no new entries, so its clients must continue at another node.
     pub async fn majority_lost(&self) {
         let mut out_of_touch = self.node.out_of_touch();
         loop {

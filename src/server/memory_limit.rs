@@ -1,7 +1,7 @@
 //! Memory that this process may use, and the bounds that are derived from it.
 //!
-//! The bound on the table is admission at the leader, before a command is proposed. What apply judges must be the same on
-//! every replica, and machines differ.
+//! The leader checks the bound on the table before it proposes a command. Apply never checks it: apply must decide the
+//! same on every replica, and the replicas may run on machines with different memory.
 //!
 //! Sources: `memory.max` of cgroup v2, `memory.limit_in_bytes` of cgroup v1, `MemTotal` of `/proc/meminfo`.
 
@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 
 /// Memory of a task in the table in addition to its payload, result and error, in bytes. An estimate.
 const TASK_BYTES: u64 = 800;
-/// Bounds that apply however much memory there is, in bytes.
+/// Upper limits of the bounds, on machines with much memory, in bytes.
 const TABLE_BYTES_MAX: u64 = 4 << 30;
 const BUFFER_BYTES_MAX: u64 = 256 << 20;
 /// Minimum of a buffer for bodies or answers, in bytes.
 const BUFFER_BYTES_MIN: u64 = 1 << 20;
 
-/// Returns the memory that this process may use, in bytes: the machine's, or the limit of a cgroup that it is in.
+/// Returns the memory that this process may use, in bytes: the lowest of the machine's memory and the limits of its
+/// cgroups.
 pub fn detect() -> Option<u64> {
     detect_in(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
 }
@@ -49,7 +50,7 @@ fn limits_of(line: &str, cgroups: &Path) -> Vec<u64> {
     } else {
         return Vec::new();
     };
-    // In a container the path may be one of the host. Its own group is then mounted as the root.
+    // In a container the path may be that of the host. The container's own group is then mounted as the root.
     let mut at: PathBuf = root.join(group.trim_start_matches('/'));
     let mut limits = Vec::new();
     loop {
@@ -64,7 +65,7 @@ fn limits_of(line: &str, cgroups: &Path) -> Vec<u64> {
 /// Bounds derived from the memory of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryBounds {
-    /// Maximum memory of the table, in bytes. Beyond it the leader takes no more tasks.
+    /// Maximum memory of the table, in bytes. Beyond it the leader accepts no more tasks.
     pub table_bytes_max: u64,
     /// Maximum memory for bodies of client requests, in bytes.
     pub body_bytes_max: u64,
@@ -74,7 +75,7 @@ pub struct MemoryBounds {
 
 impl MemoryBounds {
     /// Returns the bounds within this much memory: three eighths for the table, and a sixteenth each for bodies and for
-    /// answers. The rest is for snapshots, the log's cache, connections and the copies that a snapshot makes necessary.
+    /// answers. The rest is for snapshots, the copy-on-write pages during one, the log's cache and connections.
     pub fn within(memory_bytes: u64) -> Self {
         let buffer = (memory_bytes / 16).clamp(BUFFER_BYTES_MIN, BUFFER_BYTES_MAX);
         Self {

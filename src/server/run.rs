@@ -246,7 +246,7 @@ fn build_app(
     shutdown: CancellationToken,
 ) -> App {
     let client_max = options.limits.client_connections_max;
-    // One address alone cannot take all places.
+    // One address alone cannot take all connections.
     let client_max = client_max.unwrap_or(bounds.clients.div_ceil(4) * 3);
     let connections = ConnectionRegistry::new(bounds.clients, client_max);
     let Replica { node, table, clock } = replica;

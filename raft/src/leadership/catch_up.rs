@@ -90,8 +90,8 @@ impl CatchUp {
         }
     }
 
-    /// Returns the committed entries that are still to be applied here, where that keeps this node from being caught
-    /// up. The number is `None` while the leader has not answered.
+    /// Returns the number of committed entries that this node still has to apply. `None` if it is caught up, and
+    /// `Some(None)` while the number is unknown, because the leader has not answered since the last interruption.
     pub(crate) fn behind(&self, applied: u64, committed: u64, now: Instant) -> Option<Option<u64>> {
         let state = self.state.lock();
         if now.saturating_duration_since(state.ticked_at) > self.lease {

@@ -248,8 +248,8 @@ impl<S: StateMachine> Node<S> {
         }
     }
 
-    /// Returns since when this node is out of touch with a majority, if it is: no leader is known here, or it leads and
-    /// no majority answers.
+    /// Returns since when this node is out of touch with a majority: no leader is known here, or it leads and no
+    /// majority answers. `None` while it is in touch.
     pub fn out_of_touch(&self) -> watch::Receiver<Option<Instant>> {
         self.inner.out_of_touch.clone()
     }
@@ -302,8 +302,8 @@ impl<S: StateMachine> Node<S> {
         self.inner.removal.subscribe()
     }
 
-    /// Returns why other nodes refuse all messages of this one, if they do: it was removed, or another process runs under
-    /// its identity.
+    /// Returns why other nodes refuse all messages of this one: it was removed, or another process runs under its
+    /// identity. `None` while they accept its messages.
     pub fn exclusion(&self) -> Option<String> {
         if let Some(removal) = self.inner.removal.get() {
             return Some(removal.to_string());

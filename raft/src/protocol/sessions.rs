@@ -190,7 +190,7 @@ impl Sessions {
         }
     }
 
-    /// Returns the node that refuses this process as a duplicate of itself, if one does.
+    /// Returns a node that refuses this process as a duplicate. `None` if no node does.
     pub(crate) fn refused_by(&self) -> Option<u64> {
         let refused = self.refused.lock();
         let refusal = refused.as_ref()?;

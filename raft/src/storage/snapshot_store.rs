@@ -74,7 +74,7 @@ pub(crate) struct SnapshotHead {
 enum Contents {
     /// Was the current snapshot at some time.
     File(SnapshotFile),
-    /// Received whole and read, but not in its place. Taken out by the installation.
+    /// Received and read completely, but not the current snapshot yet. The installation takes it.
     Received(Arc<Mutex<Option<Received>>>),
 }
 

@@ -64,7 +64,7 @@ struct ControllerState {
     last_transfer: Option<Instant>,
     /// Peers whose disks are known to be low.
     low_peers: BTreeSet<u64>,
-    /// Longest age of the unfinished sync that was logged, if one was.
+    /// Longest age so far of an unfinished sync that was logged. `None` if no logged sync is unfinished.
     hanging: Option<Duration>,
 }
 

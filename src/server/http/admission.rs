@@ -31,7 +31,7 @@ pub struct ServerLimits {
     pub body_memory_bytes_max: usize,
     /// Maximum memory for answers that are being written, in bytes.
     pub answer_memory_bytes_max: usize,
-    /// Maximum memory of the table, in bytes. Beyond it the leader takes no more tasks.
+    /// Maximum memory of the table, in bytes. Beyond it the leader accepts no more tasks.
     pub table_memory_bytes_max: u64,
 }
 

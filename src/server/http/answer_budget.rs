@@ -1,7 +1,7 @@
-//! Memory budget for answers that are being written: bounds what clients that do not read hold.
+//! Memory budget for answers that are being written: bounds the memory held by clients that do not read their answers.
 //!
-//! An answer is counted from when it is complete in memory until the last of its bytes is with the system, or its
-//! connection has ended. Streams are not counted, because they hold one piece at a time.
+//! An answer counts from the moment it is complete in memory. It counts until the kernel has accepted its last byte or
+//! its connection has ended. Streams are not counted, because they hold one piece at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

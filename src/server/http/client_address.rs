@@ -1,4 +1,4 @@
-//! Address of a client, by which places and memory are shared out.
+//! Address of a client: the unit of all bounds on connections, permits and memory per client.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 

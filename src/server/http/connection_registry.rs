@@ -1,8 +1,8 @@
 //! Registry of open client connections: bounds their number, in all and per client, and closes idle ones for new ones.
 //!
-//! A connection without a request in progress costs its client nothing, so it is the first to go. At a bound, those that
-//! have been idle for the longest are closed, and the new one is accepted in their place. Only if none is idle the new one
-//! is refused.
+//! A connection without a request in progress can be closed at no cost to its client. At a bound, the connections that
+//! have been idle for the longest are closed, and the new one is accepted. Only if none is idle, the new one is
+//! refused.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::client_address::ClientAddress;
 const IDLE_MIN: Duration = Duration::from_secs(1);
 /// Share of the open connections that is closed at once at a bound: 1 divided by this, and at least one connection.
 const EVICTION_DIVISOR: usize = 64;
-/// Share of the bound that may still be on its way out, in addition to the bound: 1 divided by this.
+/// Connections that may still be closing in addition to the bound, as a share of it: 1 divided by this.
 const CLOSING_DIVISOR: usize = 16;
 
 /// Registry of one node.
@@ -61,9 +61,9 @@ struct Activity {
 /// Bound that a new connection met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TooManyConnections {
-    /// That of the node.
+    /// Bound of the node.
     All(usize),
-    /// That of its client.
+    /// Bound of the client.
     Client(usize),
 }
 

@@ -1,8 +1,8 @@
-//! Listen address of a node: resolved and bound, with a wait for what a booting machine does not have yet.
+//! Listen address of a node: resolved and bound, with a wait for names and addresses that a booting machine lacks.
 //!
-//! Names may not resolve before the network is up, and an address may be assigned later. Ending then would leave the node
-//! down for good if nothing starts it again. So both are waited for, with a line in the log every few seconds. Everything
-//! else is an error: a port that another process uses, or a port for which the permission is missing.
+//! Names may not resolve before the network is up, and an address may be assigned later. A node that ended then would
+//! stay down if no supervisor restarts it. So it waits for both, and logs a line every few seconds. Any other failure
+//! is an error: a port that another process uses, or a port for which the permission is missing.
 
 use std::ffi::CString;
 use std::io;
@@ -22,9 +22,9 @@ const LOG_INTERVAL: Duration = Duration::from_secs(3);
 /// Reason why an address could not be bound.
 #[derive(Debug)]
 enum BindError {
-    /// It may be there later. The text says what is missing.
+    /// The address may be usable later. The text names the missing part.
     NotYet(String),
-    /// It will not change by itself.
+    /// The failure will not end by itself.
     Final(io::Error),
 }
 

@@ -1,8 +1,9 @@
 //! Registry of connections of other nodes: bounds those of strangers, and those of each member.
 //!
 //! Anyone can connect and request `/raft/…`. A connection is a stranger's until consensus has identified a member by a
-//! message on it. At a bound, the oldest connection goes: a member identifies itself with its first message, so the
-//! oldest unidentified connection is hardly ever its; and the oldest of a member's connections is often a dead one.
+//! message on it. At a bound, the oldest connection is closed. A member identifies itself with its first message, so
+//! the oldest unidentified connection is hardly ever that of a member. The oldest of a member's connections is often
+//! dead.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

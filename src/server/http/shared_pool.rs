@@ -1,4 +1,4 @@
-//! Pool of places or bytes with a bound in all and a bound per client address.
+//! Pool of permits (*places*) or bytes, with a total bound and a bound per client address.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ struct Usage {
     by_client: HashMap<ClientAddress, usize>,
 }
 
-/// Part of a pool that one request holds. Given back on drop.
+/// Part of a pool that one request holds. Returned to the pool on drop.
 #[derive(Debug)]
 pub struct Share {
     pool: SharedPool,
@@ -55,7 +55,7 @@ impl SharedPool {
     ///
     /// # Errors
     ///
-    /// Fails at one of the bounds. Then nothing is taken.
+    /// Fails at one of the bounds, and takes nothing then.
     pub fn take(&self, client: ClientAddress, amount: usize) -> Result<Share, PoolFull> {
         let mut usage = self.0.usage.lock();
         if usage.total.saturating_add(amount) > self.0.max {

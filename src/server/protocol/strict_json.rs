@@ -1,9 +1,9 @@
 //! Strict JSON deserializer: objects are read from objects only.
 //!
-//! serde's derived implementations accept a list for an object and take its items for the fields in order. Nobody who
-//! writes JSON means that. A list in place of an object whose fields are all optional would even be read as an empty
-//! object. This adapter forwards everything to the deserializer below, but asks it for a map wherever a struct is read,
-//! at any depth.
+//! serde's derived implementations accept a list for an object and take its items for the fields in order. No author of
+//! JSON means that. A list in place of an object whose fields are all optional would even be read as an empty object.
+//! This adapter forwards everything to the deserializer below, but asks it for a map wherever a struct is read, at any
+//! depth.
 
 use std::fmt;
 

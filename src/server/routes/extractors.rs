@@ -112,7 +112,7 @@ impl FromRequestParts<App> for RequestId {
     }
 }
 
-/// Address of the client, by which places are shared out.
+/// Address of the client, for the bounds per client.
 pub struct Client(pub ClientAddress);
 
 impl FromRequestParts<App> for Client {

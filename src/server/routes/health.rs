@@ -88,8 +88,8 @@ fn not_ready(readiness: Readiness) -> Problem {
         .with("reason", "no_majority")
         .with("silent_ms", silent_ms),
         Readiness::ProposalsWaiting { oldest_ms } => Problem::no_leader(format!(
-            "this node leads, but proposals wait and the commit index has stood for {oldest_ms} ms: see its log for the \
-             masters that take no appends or have a slow disk"
+            "this node leads, but proposals wait and the commit index has not advanced for {oldest_ms} ms: see its log for \
+             the masters that take no appends or have a slow disk"
         ))
         .with("reason", "proposals_waiting")
         .with("oldest_ms", oldest_ms),
@@ -99,7 +99,7 @@ fn not_ready(readiness: Readiness) -> Problem {
         .with("reason", "catching_up")
         .with("behind", behind),
         Readiness::CatchingUp { behind: None } => Problem::no_leader(
-            "this node has not heard from its leader yet how far the log is committed",
+            "this node has not received the commit index from its leader yet",
         )
         .with("reason", "catching_up"),
     }

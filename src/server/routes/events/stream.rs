@@ -45,7 +45,7 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Creates a stream of the events after this position. It gives its place back at its end.
+    /// Creates a stream of the events after this position. It returns its place to the pool when it ends.
     pub fn new(app: App, filter: Filter, after: Position, place: Share) -> Self {
         let now = Instant::now();
         // The position comes first, so that a reader cut off before any event continues from here too.
