@@ -33,8 +33,8 @@ pub struct BackupArgs {
     /// Replaces FILE if it exists
     #[arg(long)]
     force: bool,
-    /// Back up the state of the first master that answers, also without a majority; writes that only other masters have are
-    /// missing
+    /// Backs up the state of the first master that answers, even without a majority; the backup lacks writes that only
+    /// other masters have
     #[arg(long)]
     stale: bool,
 }

@@ -60,7 +60,7 @@ enum ClusterCommand {
     },
     /// Transfers leadership to another master
     TransferLeader {
-        /// Id of the new leader [default: the follower with the furthest log]
+        /// Id of the new leader [default: the follower with the most up-to-date log]
         #[arg(value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
         to: Option<u64>,
     },

@@ -27,7 +27,7 @@ pub struct EventsArgs {
     /// Only events of these tasks
     #[arg(long, value_name = "TASK,…")]
     task: Option<String>,
-    /// Only changes to these states
+    /// Only events that move a task or job into one of these states
     #[arg(long, value_name = "STATE,…")]
     state: Option<String>,
     /// Only events of these types, such as job_finished

@@ -49,7 +49,7 @@ enum QueueCommand {
         #[arg(value_name = "QUEUE")]
         name: String,
     },
-    /// Cancels every unfinished task of a queue that is not running
+    /// Cancels all tasks of a queue that are unfinished and not running
     Purge {
         /// Name of the queue
         #[arg(value_name = "QUEUE")]

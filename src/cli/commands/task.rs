@@ -78,51 +78,51 @@ enum TaskCommand {
         #[arg(long, value_name = "N")]
         attempt: Option<u32>,
     },
-    /// Cancels unfinished tasks: one, or all that the options select
+    /// Cancels one unfinished task, or all unfinished tasks that match the options
     Cancel {
         #[command(flatten)]
         which: Which,
     },
-    /// Retries finished tasks, with all attempts available again: one, or all that the options select. Without --state,
-    /// the options select failed tasks
+    /// Retries one finished task, or all that match the options. Options without --state select failed tasks only. All
+    /// attempts of a retried task are available again
     Retry {
         #[command(flatten)]
         which: Which,
     },
-    /// Deletes finished jobs that contain a selected task. Without --state, the options select failed tasks
+    /// Deletes finished jobs with a task that matches the options. Options without --state select failed tasks only
     Forget {
         #[command(flatten)]
         selected: Option<Selected>,
     },
 }
 
-/// One task, or many.
+/// Selection of one task by its id, or of many by filters.
 #[derive(Debug, Args)]
 struct Which {
-    /// Id of one task; alternatively, use options to select tasks
+    /// Id of one task; not together with options that select tasks
     #[arg(value_name = "TASK", conflicts_with = "Selected")]
     id: Option<String>,
     #[command(flatten)]
     selected: Option<Selected>,
 }
 
-/// Tasks by what they have in common.
+/// Filters. A task is selected if it matches all of them.
 #[derive(Debug, Args)]
 #[group(required = false, multiple = true)]
 struct Selected {
-    /// All tasks of this queue
+    /// Only tasks of this queue
     #[arg(long)]
     queue: Option<String>,
-    /// All tasks in this state
+    /// Only tasks in this state
     #[arg(long, value_parser = parse_word::<TaskState>)]
     state: Option<TaskState>,
-    /// All tasks of this kind
+    /// Only tasks of this kind
     #[arg(long)]
     kind: Option<String>,
-    /// All tasks that run on this worker, or ran there last
+    /// Only tasks that run on this worker, or ran there last
     #[arg(long)]
     worker: Option<String>,
-    /// All tasks of this job
+    /// Only tasks of this job
     #[arg(long)]
     job: Option<String>,
 }

@@ -30,7 +30,7 @@ pub struct WorkerArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum WorkerCommand {
-    /// Lists all workers, for a limited time also those that are lost or have left
+    /// Lists all workers, including those that were lost or left a short time ago
     #[command(visible_alias = "ls")]
     List {
         /// Only workers in this state: live, paused, quarantined, probation, draining, lost or left
@@ -45,7 +45,7 @@ pub enum WorkerCommand {
         #[arg(value_name = "WORKER")]
         id: String,
     },
-    /// Drains a worker: it finishes its running attempts, takes no new ones, and leaves
+    /// Drains a worker: it takes no new tasks, finishes its running attempts, and then leaves the cluster
     Drain {
         /// Id or name of the worker
         #[arg(value_name = "WORKER")]

@@ -157,7 +157,7 @@ async fn resume(
     change(&app, name, pause_change(false)).await
 }
 
-/// Cancels every unfinished task of a queue that is not running, or deletes its dead letters with their jobs.
+/// Cancels all tasks of a queue that are unfinished and not running, or deletes its dead letters with their jobs.
 #[utoipa::path(
     post,
     path = "/v1/queues/{queue}/purge",

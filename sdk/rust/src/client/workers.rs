@@ -23,7 +23,7 @@ impl Client {
         self.call(Call::get(&["v1", "workers", id])).await
     }
 
-    /// Drains a worker: it finishes its running attempts, takes no new ones, and leaves.
+    /// Drains a worker: it takes no new tasks, finishes its running attempts, and then leaves the cluster.
     pub async fn drain_worker(&self, id: &str) -> Result<Worker, Error> {
         self.call(Call::post(&["v1", "workers", id, "drain"]).with_request_id())
             .await

@@ -182,7 +182,7 @@ pub struct AddNode {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TransferLeader {
-    /// Id of the voter that becomes leader. Default: the voter with the furthest log.
+    /// Id of the voter that becomes leader. Default: the voter with the most up-to-date log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<u64>,
 }

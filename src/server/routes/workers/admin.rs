@@ -26,7 +26,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(resume))
 }
 
-/// Drains a worker: it finishes its running attempts, takes no new ones, and leaves.
+/// Drains a worker: it takes no new tasks, finishes its running attempts, and then leaves the cluster.
 #[utoipa::path(
     post,
     path = "/v1/workers/{id}/drain",
