@@ -145,7 +145,7 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
     );
     out.gauge(
         "triarch_raft_oldest_proposal_age_seconds",
-        "On the leader: for how long entries have waited while the commit index stands; 0 while none waits.",
+        "On the leader: for how long entries have waited while the commit index did not advance; 0 while none waits.",
         measures.oldest_proposal_age().as_secs_f64(),
     );
     out.counter(
