@@ -1,5 +1,5 @@
-//! Leadership is judged by what it is for: a leader whose heartbeats pass and whose appends do not gives it up, where
-//! another node could commit.
+//! Stalled commits: a leader whose heartbeats pass and whose appends do not hands leadership over, if another node
+//! could commit.
 
 use std::time::{Duration, Instant};
 

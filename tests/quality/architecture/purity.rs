@@ -84,7 +84,7 @@ fn the_leader_knows_no_http() {
 /// The only files of the command line that write to the terminal. They escape the texts of users; `dispatch.rs` prints a
 /// script of this program.
 const MAY_PRINT: [&str; 2] = ["src/cli/output.rs", "src/cli/dispatch.rs"];
-/// What writes to the terminal.
+/// Ways to write to the terminal.
 const PRINTING: [&str; 5] = [
     "comfy_table",
     "println!",

@@ -1,7 +1,9 @@
-//! Hostile clients: what strangers, broken programs and port scanners do to the port of a master, of all kinds at once.
+//! Hostile clients: they attack the port of a master as strangers, broken programs and port scanners would, in all ways
+//! at once.
 //!
-//! They run on threads of their own, which use as much of the processors as they get. [`Burners`] do the same without
-//! touching the cluster: what is slower beside hostile clients than beside burners, the cluster does itself.
+//! They run on threads of their own, which use as much of the processors as they get. [`Burners`] use the processors in
+//! the same way without touching the cluster. So the cluster itself causes the part of a delay that burners do not
+//! cause.
 
 mod attacks;
 mod connection;
@@ -15,7 +17,7 @@ use rand::{RngExt, SeedableRng};
 
 pub use attacks::Attack;
 
-/// Where hostile clients connect to, and whom they pretend to be.
+/// Addresses that hostile clients connect to, and the identity that they pretend to have.
 #[derive(Debug, Clone)]
 pub struct Targets {
     /// Address of each master, by its id.
@@ -26,7 +28,7 @@ pub struct Targets {
     pub known: (String, String),
 }
 
-/// What came of the attacks of one kind.
+/// Results of the attacks of one kind.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Connections that were opened.
@@ -89,7 +91,7 @@ impl HostileClients {
         }
     }
 
-    /// Ends them, and returns what came of each kind.
+    /// Ends them, and returns the results of each kind.
     pub fn finish(mut self) -> Vec<(Attack, [u64; 3])> {
         self.end();
         let effects = self.effects.iter().map(|effects| {

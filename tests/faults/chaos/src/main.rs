@@ -116,7 +116,8 @@ enum Scenario {
     HandOver(scenarios::hand_over::HandOverArgs),
     /// Give the cluster as much work as it accepts, without faults, and count elections: there must be none
     FullLoad(scenarios::full_load::FullLoadArgs),
-    /// Attack all masters with hostile clients of all kinds at once, and hold the ordinary load against one beside busy processors
+    /// Attack all masters with hostile clients of all kinds at once, and compare the ordinary load with one on busy
+    /// processors
     HostileClients(scenarios::hostile_clients::HostileClientsArgs),
     /// Inject faults of all kinds at random, some of them at once
     Random(scenarios::random::RandomArgs),

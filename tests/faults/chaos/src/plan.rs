@@ -80,7 +80,7 @@ pub enum CutShape {
     Flapping,
 }
 
-/// What passes between the masters, and what does not.
+/// Kind of a network that passes only a part of the messages between masters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PartialShape {
     /// Large messages of the leader do not arrive.
@@ -312,7 +312,7 @@ impl Plan {
             Plan::Cut(CutShape::LeaderAlone | CutShape::LeaderWithOne | CutShape::Flapping)
             | Plan::Delay(_)
             | Plan::Loss(_) => BTreeSet::from([Claim::Network]),
-            // What shows it is a message of the leader, and a sync of each master.
+            // The evidence is a message of the leader, and a sync of each master.
             Plan::PartialNetwork(_) | Plan::SlowMajority => {
                 let mut all: BTreeSet<Claim> = masters(&roles.all());
                 all.insert(Claim::Network);

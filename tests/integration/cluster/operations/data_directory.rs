@@ -20,7 +20,7 @@ fn below(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What others than the owner may do with anything in the directory.
+/// Returns the paths below the directory that users other than the owner may access, with their permissions.
 fn open_to_others(directory: &Path) -> Vec<(PathBuf, u32)> {
     let mode = |path: PathBuf| {
         let mode = path

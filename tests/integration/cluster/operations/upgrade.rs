@@ -255,7 +255,7 @@ async fn a_backup_of_either_level_is_restored_into_a_cluster_of_the_other() {
         wait_level(&cluster, &[1], into).await;
     }
 
-    // What a later version has added is refused by its number, before anything is sent.
+    // An area that a later version has added is refused by its number, before anything is sent.
     let mut later = std::fs::read(of_2).expect("a backup");
     let at = later
         .windows(9)

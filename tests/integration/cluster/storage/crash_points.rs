@@ -29,7 +29,7 @@ const JOBS: u64 = 16;
 const SNAPSHOT_ENTRIES: u64 = 6;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a master acknowledged before it ended.
+/// Operations that a master acknowledged before it ended.
 #[derive(Debug, Clone, Default)]
 struct Acknowledged {
     /// Ids of the tasks, by the number of their job.

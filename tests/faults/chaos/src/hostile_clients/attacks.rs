@@ -14,7 +14,7 @@ const HOLD: Duration = Duration::from_secs(20);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Declared length of a body that stalls, in bytes.
 const STALLED_BODY_BYTES: usize = 8 << 20;
-/// What is sent of it, in bytes.
+/// Length of the part of it that is sent, in bytes.
 const STALLED_PART_BYTES: usize = 256 << 10;
 
 /// A kind of hostile client.

@@ -33,7 +33,7 @@ const LINES: [&str; 9] = [
     "Too many open files",
 ];
 
-/// What was seen of one outage.
+/// Observations of one outage.
 #[derive(Debug)]
 pub struct OutageWitness {
     begun: Instant,

@@ -1,8 +1,8 @@
 //! Scenario: hostile clients of all kinds at once, against a cluster under ordinary load.
 //!
-//! The first part runs beside threads that only keep the processors busy, the second beside as many threads of hostile
-//! clients. Held: nothing acknowledged is lost, nobody is elected, no master exceeds its memory bound, and the ordinary
-//! load is not slower than by a bounded factor.
+//! During the first part, threads only keep the processors busy. During the second part, as many threads run hostile
+//! clients. Nothing acknowledged may be lost, no election may happen, no master may exceed its memory bound, and the
+//! ordinary load may be slower than in the first part by a bounded factor only.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use crate::results::latency::Latencies;
 use crate::results::report::Report;
 use crate::{LoadArgs, Outcome};
 
-/// Attack all masters with hostile clients of all kinds at once, and hold the ordinary load against one beside busy processors
+/// Attack all masters with hostile clients of all kinds at once, and compare the ordinary load with one on busy
+/// processors
 #[derive(Debug, Args)]
 pub struct HostileClientsArgs {
     /// Duration of each of the two parts
@@ -31,7 +32,7 @@ pub struct HostileClientsArgs {
     /// Number of threads with hostile clients, and of busy threads
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: u16,
-    /// Highest 99th percentile of the ordinary load's latency, as a multiple of the one beside busy threads. Default: 3
+    /// Highest 99th percentile of the ordinary load's latency, as a multiple of the one with busy threads. Default: 3
     /// if the parts last ten minutes or more, else it is only reported
     #[arg(long, value_name = "FACTOR")]
     slower_max: Option<f64>,
@@ -48,7 +49,7 @@ const MEMORY_MIB: u64 = 1_024;
 const PROBE_PAUSE: Duration = Duration::from_millis(10);
 /// Timeout of one try of a measured submission.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Duration of a part from which on a slow load breaks the promise.
+/// Minimum duration of a part for which a slow load breaks the promise.
 const LONG: Duration = Duration::from_secs(600);
 /// See [`HostileClientsArgs`].
 const SLOWER_MAX: f64 = 3.0;
@@ -66,13 +67,13 @@ impl HostileClientsArgs {
         let targets = targets(&drill).await?;
         let elections_before = Elections::read(&drill.cluster).await?;
 
-        println!("{} s beside {} busy threads", self.seconds, self.threads);
+        println!("{} s with {} busy threads", self.seconds, self.threads);
         let burners = Burners::start(self.threads);
         let beside_burners = measure(&mut drill, "burners", part).await?;
         drop(burners);
 
         println!(
-            "{} s beside {} threads of hostile clients",
+            "{} s with {} threads of hostile clients",
             self.seconds, self.threads
         );
         let seed = self.load.seed.unwrap_or_else(rand::random);
@@ -113,7 +114,7 @@ impl HostileClientsArgs {
         };
         let factor = p99(hostile) / p99(burners);
         let words = format!(
-            "ordinary load beside busy threads {}; beside hostile clients {}; p99 {factor:.1} times as long",
+            "ordinary load with busy threads {}; with hostile clients {}; p99 {factor:.1} times as long",
             burners.summary(),
             hostile.summary()
         );
@@ -129,7 +130,7 @@ impl HostileClientsArgs {
     }
 }
 
-/// Collects where hostile clients connect to.
+/// Collects the targets of hostile clients.
 async fn targets(drill: &Drill) -> anyhow::Result<Targets> {
     let api = drill.cluster.api(1);
     let status = api.get("/v1/cluster").await.expect(200);

@@ -36,7 +36,7 @@ const JOBS_BETWEEN_STEPS: usize = 50;
 const SNAPSHOT_ENTRIES: [&str; 2] = ["--snapshot-entries", "200"];
 /// For a step to be seen everywhere.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// What the version before says of a log or a snapshot that it does not know.
+/// Messages of the previous version about a log or a snapshot that it does not understand.
 const WORDS_OF_THE_OLD: [&str; 3] = [
     "is not known to this program",
     "runs older code than the cluster",
