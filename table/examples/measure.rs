@@ -182,7 +182,7 @@ fn full(tasks: usize) {
     snapshot(&mut run);
 }
 
-/// Measures plans and whole lives of tasks, next to the queued ones.
+/// Measures plans and complete task lifecycles, while other tasks are queued.
 fn live(what: &str, run: &mut Run, workers: usize, rounds: usize) {
     let ids: Vec<WorkerId> = (0..workers)
         .map(|at| run.register(format!("{what} {at}"), 8))

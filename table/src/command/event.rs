@@ -81,7 +81,7 @@ pub enum Event {
     ScheduleTicked {
         /// Its name.
         name: Arc<str>,
-        /// When the tick was due, in Unix ms.
+        /// Time at which the tick was due, in Unix ms.
         tick_ms: u64,
         /// The job that the tick made, if any; submitted just before.
         job: Option<JobId>,

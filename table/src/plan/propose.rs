@@ -12,7 +12,7 @@ use crate::types::ids::WorkerId;
 pub struct Plan {
     /// The grants, in the order decided.
     pub grants: Vec<Grant>,
-    /// When a rate next lets a task start that it holds back now, in Unix ms.
+    /// Time at which a rate next lets a task start that it holds back now, in Unix ms.
     pub next_start_ms: Option<u64>,
 }
 

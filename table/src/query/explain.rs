@@ -36,7 +36,7 @@ pub enum Reason {
     },
     /// The task waits for a time.
     Delayed {
-        /// When it becomes ready, in Unix ms.
+        /// Time at which it becomes ready, in Unix ms.
         until_ms: u64,
         /// The number of failed attempts. Above 0, the delay is a back-off.
         failures: u32,
@@ -50,7 +50,7 @@ pub enum Reason {
     },
     /// The queue of the task is at its rate limit.
     RateLimited {
-        /// When the next task may start, in Unix ms.
+        /// Time at which the next task may start, in Unix ms.
         until_ms: u64,
     },
     /// The concurrency key of the task is at its limit, running tasks and those ahead of it counted.

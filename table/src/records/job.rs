@@ -21,9 +21,9 @@ pub struct Job {
     pub queue: Arc<str>,
     /// Effect of one failed task on the others.
     pub on_failure: OnFailure,
-    /// When it was submitted, in Unix ms.
+    /// Time at which it was submitted, in Unix ms.
     pub created_ms: u64,
-    /// When its last task became terminal, in Unix ms; `None` while any task is unfinished.
+    /// Time at which its last task became terminal, in Unix ms; `None` while any task is unfinished.
     pub finished_ms: Option<u64>,
     /// The first of its tasks.
     pub first_task: TaskId,

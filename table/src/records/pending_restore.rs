@@ -37,7 +37,7 @@ pub(crate) struct PendingRestore {
     pub backup: Arc<str>,
     /// The number of its parts.
     pub parts: u32,
-    /// When the latest part arrived, in Unix ms.
+    /// Time at which the latest part arrived, in Unix ms.
     pub touched_ms: u64,
     /// The parts that have arrived, by their numbers from 1.
     pub received: BTreeMap<u32, Bytes>,

@@ -34,7 +34,7 @@ pub struct Schedule {
     pub catch_up: CatchUp,
     /// Whether the schedule is paused, so that its ticks have no effect.
     pub paused: bool,
-    /// When it was first put, in Unix ms.
+    /// Time at which it was first put, in Unix ms.
     pub created_ms: u64,
     /// The one tick that can come next, in Unix ms; `None` while paused, and when there are no more ticks.
     pub next_tick_ms: Option<u64>,

@@ -21,7 +21,7 @@ pub(crate) struct StagedJob {
     pub name: Arc<str>,
     /// The failure policy, the same in every part.
     pub on_failure: OnFailure,
-    /// When the latest part arrived, in Unix ms.
+    /// Time at which the latest part arrived, in Unix ms.
     pub touched_ms: u64,
     /// The parts that have arrived, by their numbers from 1.
     pub received: BTreeMap<u32, StagedPart>,

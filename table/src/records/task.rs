@@ -18,7 +18,7 @@ pub struct Task {
     pub id: TaskId,
     /// The job it belongs to.
     pub job: JobId,
-    /// When it was submitted, in Unix ms.
+    /// Time at which it was submitted, in Unix ms.
     pub created_ms: u64,
     /// The specification as submitted.
     pub spec: Arc<TaskSpec>,
@@ -121,7 +121,7 @@ pub enum Life {
         worker: WorkerId,
         /// The lease's fencing token.
         token: Token,
-        /// When the lease was granted, in Unix ms.
+        /// Time at which the lease was granted, in Unix ms.
         started_ms: u64,
         /// Its position in its queue. The task gets it back if this attempt is lost or returned.
         position: QueuePosition,
@@ -130,26 +130,26 @@ pub enum Life {
     Succeeded {
         /// Raw JSON text of the result.
         result: Bytes,
-        /// When the result was accepted, in Unix ms.
+        /// Time at which the result was accepted, in Unix ms.
         finished_ms: u64,
     },
     /// See [`TaskState::Failed`].
     Failed {
         /// Raw JSON text of the error.
         error: Bytes,
-        /// When it was dead-lettered, in Unix ms.
+        /// Time at which it was dead-lettered, in Unix ms.
         finished_ms: u64,
     },
     /// See [`TaskState::Cancelled`].
     Cancelled {
-        /// When it was cancelled, in Unix ms.
+        /// Time at which it was cancelled, in Unix ms.
         finished_ms: u64,
         /// The reason.
         cause: CancelCause,
     },
     /// See [`TaskState::Expired`].
     Expired {
-        /// When it expired, in Unix ms.
+        /// Time at which it expired, in Unix ms.
         finished_ms: u64,
     },
 }
@@ -170,7 +170,7 @@ pub enum CancelCause {
 pub struct QueuePosition {
     /// Order over the whole table: grows with every position assigned; lower starts first.
     pub order: u64,
-    /// When it was assigned, in Unix ms.
+    /// Time at which it was assigned, in Unix ms.
     pub since_ms: u64,
 }
 
@@ -183,9 +183,9 @@ pub struct Attempt {
     pub worker: WorkerId,
     /// The fencing token of its lease.
     pub token: Token,
-    /// When the lease was granted, in Unix ms.
+    /// Time at which the lease was granted, in Unix ms.
     pub started_ms: u64,
-    /// When it ended, in Unix ms.
+    /// Time at which it ended, in Unix ms.
     pub ended_ms: u64,
     /// End of the attempt.
     pub end: AttemptEnd,

@@ -21,7 +21,7 @@ pub struct Worker {
     pub profile: Arc<Profile>,
     /// Maximum number of concurrent attempts.
     pub slots: u32,
-    /// When it registered, in Unix ms.
+    /// Time at which it registered, in Unix ms.
     pub registered_ms: u64,
     /// Its state with the data of that state.
     pub life: WorkerLife,
@@ -51,19 +51,19 @@ pub enum WorkerLife {
     Draining,
     /// See [`WorkerState::Lost`].
     Lost {
-        /// When it was lost, in Unix ms.
+        /// Time at which it was lost, in Unix ms.
         at_ms: u64,
     },
     /// See [`WorkerState::Left`].
     Left {
-        /// When it left, in Unix ms.
+        /// Time at which it left, in Unix ms.
         at_ms: u64,
     },
     /// See [`WorkerState::Paused`].
     Paused,
     /// See [`WorkerState::Quarantined`].
     Quarantined {
-        /// When its probation begins, in Unix ms.
+        /// Time at which its probation begins, in Unix ms.
         until_ms: u64,
         /// The number of failed probations.
         round: u32,

@@ -41,7 +41,7 @@ enum Part {
     Report,
 }
 
-/// Runs `count` tasks through their whole life, and times one part of it.
+/// Runs `count` tasks through their complete lifecycle, and times one part of it.
 fn lives(life: &mut TaskLife, count: usize, rounds: u64, timed: Part) -> Duration {
     let mut total = Duration::ZERO;
     let mut time = |part: Part, begun: Instant| {
