@@ -43,18 +43,20 @@ pub struct Effects {
 pub struct HostileClients {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    attacks: Vec<Attack>,
     effects: Arc<Vec<Effects>>,
 }
 
 impl HostileClients {
     /// Starts them on this number of threads. Every kind is on every thread.
-    pub fn start(targets: &Targets, threads: u16, seed: u64) -> Self {
+    pub fn start(attacks: &[Attack], targets: &Targets, threads: u16, seed: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let effects: Arc<Vec<Effects>> =
-            Arc::new(Attack::ALL.iter().map(|_| Effects::default()).collect());
+            Arc::new(attacks.iter().map(|_| Effects::default()).collect());
         let threads = (0..threads).map(|nth| {
             let (targets, stop, effects) =
                 (targets.clone(), Arc::clone(&stop), Arc::clone(&effects));
+            let attacks = attacks.to_vec();
             let share = usize::from(threads);
             let mut random = StdRng::seed_from_u64(seed.wrapping_add(u64::from(nth)));
             std::thread::spawn(move || {
@@ -64,7 +66,7 @@ impl HostileClients {
                     .expect("a runtime");
                 runtime.block_on(async {
                     let mut clients = tokio::task::JoinSet::new();
-                    for (number, attack) in Attack::ALL.into_iter().enumerate() {
+                    for (number, attack) in attacks.iter().copied().enumerate() {
                         for _ in 0..attack.clients().div_ceil(share) {
                             let (targets, effects) = (targets.clone(), Arc::clone(&effects));
                             let mut random = StdRng::seed_from_u64(random.random());
@@ -87,6 +89,7 @@ impl HostileClients {
         Self {
             stop,
             threads,
+            attacks: attacks.to_vec(),
             effects,
         }
     }
@@ -98,7 +101,7 @@ impl HostileClients {
             [&effects.opened, &effects.refused, &effects.served]
                 .map(|count| count.load(Ordering::Relaxed))
         });
-        Attack::ALL.into_iter().zip(effects).collect()
+        self.attacks.iter().copied().zip(effects).collect()
     }
 
     fn end(&mut self) {

@@ -18,7 +18,7 @@ const STALLED_BODY_BYTES: usize = 8 << 20;
 const STALLED_PART_BYTES: usize = 256 << 10;
 
 /// A kind of hostile client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Attack {
     /// Says nothing.
     SilentConnection,
@@ -74,7 +74,7 @@ impl Attack {
     /// Attacks one master once.
     pub async fn run(self, targets: &Targets, effects: &Effects, random: &mut StdRng) {
         let (id, addr) = &targets.masters[random.random_range(0..targets.masters.len())];
-        let Some(mut connection) = Connection::open(addr, effects).await else {
+        let Some(mut connection) = Connection::open(addr, effects, random.random()).await else {
             return;
         };
         match self {

@@ -1,5 +1,6 @@
 //! One connection of a hostile client.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use super::Effects;
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a connection that was refused, so that a client is no loop without any wait.
 const REFUSED_PAUSE: Duration = Duration::from_millis(20);
+/// Number of addresses of hostile clients.
+const ADDRESSES: u8 = 8;
 /// Receive buffer of a client that reads nothing, in bytes.
 const SMALL_BUFFER_BYTES: u32 = 4_096;
 
@@ -23,11 +26,14 @@ pub struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    /// Connects. `None` if the master takes no connection.
-    pub async fn open(addr: &str, effects: &'a Effects) -> Option<Connection<'a>> {
+    /// Connects from a loopback address of hostile clients, which follows from `number`: bounds per client address do not
+    /// concern the ordinary load. `None` if the master takes no connection.
+    pub async fn open(addr: &str, effects: &'a Effects, number: u8) -> Option<Connection<'a>> {
         let connected = async {
             let socket = TcpSocket::new_v4()?;
             socket.set_recv_buffer_size(SMALL_BUFFER_BYTES)?;
+            let from = Ipv4Addr::new(127, 66, 6, 1 + number % ADDRESSES);
+            socket.bind((from, 0).into())?;
             let addr = addr.parse().map_err(std::io::Error::other)?;
             socket.connect(addr).await
         };

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use triarch_harness::{Acked, Api, Options, submit_until};
 
 use crate::drill::Drill;
-use crate::hostile_clients::{Burners, HostileClients, Targets};
+use crate::hostile_clients::{Attack, Burners, HostileClients, Targets};
 use crate::results::elections::Elections;
 use crate::results::latency::Latencies;
 use crate::results::report::Report;
@@ -36,6 +36,9 @@ pub struct HostileClientsArgs {
     /// if the parts last ten minutes or more, else it is only reported
     #[arg(long, value_name = "FACTOR")]
     slower_max: Option<f64>,
+    /// Kinds of hostile clients. Default: all
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    attacks: Vec<Attack>,
     /// File to which the report is written as JSON
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -77,7 +80,11 @@ impl HostileClientsArgs {
             self.seconds, self.threads
         );
         let seed = self.load.seed.unwrap_or_else(rand::random);
-        let hostile = HostileClients::start(&targets, self.threads, seed);
+        let attacks = match self.attacks.is_empty() {
+            true => Attack::ALL.to_vec(),
+            false => self.attacks.clone(),
+        };
+        let hostile = HostileClients::start(&attacks, &targets, self.threads, seed);
         let beside_hostile = measure(&mut drill, "hostile", part).await?;
         let effects = hostile.finish();
 
