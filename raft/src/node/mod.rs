@@ -7,6 +7,7 @@ pub(crate) mod peer_admission;
 mod peer_budget;
 mod peer_questions;
 pub(crate) mod peer_server;
+mod shared;
 mod signals;
 mod start;
 mod status_report;

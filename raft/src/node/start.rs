@@ -16,21 +16,16 @@ use crate::apply::snapshot_policy::SnapshotTrigger;
 use crate::apply::used_node_ids::UsedNodeIds;
 use crate::config::NodeConfig;
 use crate::error::StartError;
-use crate::fatal::FatalErrorSignal;
-use crate::leadership::append_reach::AppendReach;
-use crate::leadership::catch_up::CatchUp;
-use crate::leadership::change_reason::LeaderChangeReasons;
-use crate::leadership::role::{LeaderContact, LeadershipTransfer, RaftRole};
+use crate::leadership::role::RaftRole;
 use crate::membership::bootstrap::Bootstrapper;
 use crate::membership::changes::MembershipChanger;
 use crate::membership::senders::SenderLookup;
-use crate::metrics::ConsensusMetrics;
 use crate::network::peer_client::NetworkFactory;
-use crate::network::transport::Transport;
 use crate::node::handle::{Inner, Node};
 use crate::node::peer_admission::PeerAdmission;
 use crate::node::peer_budget::PeerBudgets;
 use crate::node::peer_server::PeerService;
+use crate::node::shared::Shared;
 use crate::node::signals::{Publishers, Signals, signals};
 use crate::openraft_config::raft_config;
 use crate::proposals::batcher::{Batcher, Clock, Proposer, proposals};
@@ -38,12 +33,8 @@ use crate::proposals::entry_writer::EntryWriter;
 use crate::proposals::piggyback::PiggybackSource;
 use crate::proposals::read_index;
 use crate::proposals::read_index::{ReadBarrier, ReadIndexRounds};
-use crate::protocol::identity::Identity;
-use crate::protocol::levels::Levels;
-use crate::removal::RemovalSignal;
 use crate::state_machine::StateMachine;
 use crate::status::Leadership;
-use crate::storage::disk_space::ClusterDiskSpace;
 use crate::storage::log_store::RaftLog;
 use crate::storage::open;
 use crate::storage::open::OpenedStorage;
@@ -62,8 +53,6 @@ use crate::tasks::readiness_monitor::ReadinessMonitor;
 
 /// Maximum duration of a membership change or transfer before its outcome is unknown, in election timeouts.
 const CHANGE_TIMEOUT_ELECTIONS: u32 = 30;
-/// Maximum age of the health that a peer reports of itself, in leases.
-const PEER_HEALTH_MAX_AGE_LEASES: u32 = 4;
 
 impl<S: StateMachine> Node<S> {
     /// Opens the data directory, recovers the state machine, and begins to take part.
@@ -108,64 +97,6 @@ async fn open_storage(config: &NodeConfig) -> Result<OpenedStorage, StartError> 
             StartError::Config(format!("opening the data directory failed: {panic}"))
         })??;
     Ok(storage)
-}
-
-/// State that consensus, services and tasks have in common.
-struct Shared {
-    identity: Arc<Identity>,
-    levels: Arc<Levels>,
-    transport: Arc<Transport>,
-    fatal_error: FatalErrorSignal,
-    removal: RemovalSignal,
-    metrics: Arc<ConsensusMetrics>,
-    disk_space: Arc<ClusterDiskSpace>,
-    leader_contact: Arc<LeaderContact>,
-    catch_up: Arc<CatchUp>,
-    append_reach: Arc<AppendReach>,
-    change_reasons: Arc<LeaderChangeReasons>,
-    leadership_transfer: Arc<LeadershipTransfer>,
-}
-
-impl Shared {
-    fn new(config: &NodeConfig, storage: &OpenedStorage) -> Result<Self, StartError> {
-        let metrics = Arc::new(ConsensusMetrics::new(Arc::clone(&storage.log_metrics)));
-        let identity = Arc::new(Identity::new(
-            config.node_id,
-            config.addr.clone(),
-            storage.directory.incarnation,
-            storage.cluster,
-        ));
-        let removal = RemovalSignal::new(config.node_id);
-        let levels = Arc::new(Levels::new(&config.program_version, config.level_max)?);
-        let transport = Arc::new(Transport::new(
-            Arc::clone(&identity),
-            Arc::clone(&levels),
-            config.timing.clone(),
-            removal.clone(),
-        )?);
-        let disk_space = Arc::new(ClusterDiskSpace::new(
-            storage.space.clone(),
-            Arc::clone(&storage.log_metrics),
-            config.node_id,
-            config.timing.lease() * PEER_HEALTH_MAX_AGE_LEASES,
-        ));
-        let leader_contact = Arc::new(LeaderContact::new());
-        let change_reasons = Arc::new(LeaderChangeReasons::new(Arc::clone(&leader_contact)));
-        Ok(Shared {
-            identity,
-            levels,
-            transport,
-            fatal_error: FatalErrorSignal::new(),
-            removal,
-            metrics,
-            disk_space,
-            leader_contact,
-            catch_up: Arc::new(CatchUp::new(config.timing.lease(), Instant::now())),
-            append_reach: Arc::default(),
-            change_reasons,
-            leadership_transfer: Arc::default(),
-        })
-    }
 }
 
 /// openraft, recovered from the snapshot and the log.
