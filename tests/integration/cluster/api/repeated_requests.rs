@@ -150,6 +150,7 @@ impl Fixture {
                 Repeat::Once(Setup { path, body }, Some("conflict"))
             }
             ("DELETE", "/v1/cluster/nodes/{id}") => gone("/v1/cluster/nodes/9", "not_found"),
+            ("POST", "/v1/cluster/upgrade") => once(path, json!({})),
             ("POST", "/v1/cluster/snapshot") => once("/v1/cluster/snapshot", json!({})),
             ("POST", "/v1/cluster/restore") => {
                 gone("/v1/cluster/restore?backup=b&part=1&parts=2", "conflict")
