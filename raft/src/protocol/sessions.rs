@@ -30,7 +30,8 @@ const ANSWER_MAX_AGE: Duration = Duration::from_millis(100);
 const SILENCE_MAX_AGE: Duration = Duration::from_secs(2);
 /// Time for which a refusal of this process's messages as a duplicate counts.
 const REFUSAL_MAX_AGE: Duration = Duration::from_secs(10);
-/// Time for which a duplicate must have sent messages before it is logged.
+/// Time for which a duplicate must have sent messages, or this process must have been refused as one, before it counts: the
+/// first messages of a restarted process may be refused because of the process before.
 const LOG_DELAY: Duration = Duration::from_secs(1);
 /// Interval between two log messages about the same duplicate.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -47,6 +48,7 @@ pub(crate) struct Sessions {
 
 #[derive(Debug)]
 struct DuplicateRefusal {
+    since: Instant,
     at: Instant,
     by: u64,
 }
@@ -55,6 +57,8 @@ struct DuplicateRefusal {
 struct PeerSession {
     /// Session of the process that last answered at the member's address, and the time of its last answer.
     answering: Option<(Uuid, Instant)>,
+    /// Session of messages that is another than the one that answers, and the time of its first message.
+    challenger: Option<(Uuid, Instant)>,
     /// Last question to that address without an answer.
     silent_at: Option<Instant>,
     duplicate: Option<Duplicate>,
@@ -77,6 +81,17 @@ pub(crate) enum SessionVerdict {
     Duplicate,
     /// The node's address must be asked first.
     Unconfirmed,
+}
+
+impl PeerSession {
+    /// Returns the time of the first message of this session. Sessions that follow each other quickly share one time, so
+    /// that they cause one question to the member's address.
+    fn challenged_at(&mut self, session: Uuid) -> Instant {
+        match self.challenger {
+            Some((known, at)) if known == session || at.elapsed() < ANSWER_MAX_AGE => at,
+            Some(_) | None => self.challenger.insert((session, Instant::now())).1,
+        }
+    }
 }
 
 impl Sessions {
@@ -119,16 +134,22 @@ impl Sessions {
         if mutated!(CopiedNodeHeard) {
             return SessionVerdict::Genuine;
         }
-        let peers = self.peers.lock();
-        let known = peers.get(&id);
-        let answering = known.and_then(|peer| peer.answering);
-        let silent = known
-            .and_then(|peer| peer.silent_at)
+        let mut peers = self.peers.lock();
+        let peer = peers.entry(id).or_default();
+        let silent = peer
+            .silent_at
             .is_some_and(|at| at.elapsed() < SILENCE_MAX_AGE);
-        match answering {
-            Some((current, _)) if current == session => SessionVerdict::Genuine,
-            Some((_, at)) if at.elapsed() < ANSWER_MAX_AGE => SessionVerdict::Duplicate,
-            Some((_, at)) if silent && at.elapsed() < SILENT_SESSION_MAX_AGE => {
+        let answered_at = match peer.answering {
+            Some((current, _)) if current == session => return SessionVerdict::Genuine,
+            Some((_, at)) => Some((at, peer.challenged_at(session))),
+            None => None,
+        };
+        match answered_at {
+            // An answer from before the first message of this session may be of a process that has ended since.
+            Some((at, challenged_at)) if at.elapsed() < ANSWER_MAX_AGE && at > challenged_at => {
+                SessionVerdict::Duplicate
+            }
+            Some((at, _)) if silent && at.elapsed() < SILENT_SESSION_MAX_AGE => {
                 SessionVerdict::Duplicate
             }
             // No process answers at that address. Perhaps this node cannot reach it, so the message is accepted.
@@ -176,10 +197,13 @@ impl Sessions {
 
     /// Records that node `by` refuses this process as a duplicate of itself.
     pub(crate) fn record_refusal(&self, by: u64) {
-        *self.refused.lock() = Some(DuplicateRefusal {
-            at: Instant::now(),
-            by,
-        });
+        let mut refused = self.refused.lock();
+        let now = Instant::now();
+        let known = refused.take();
+        let since = known
+            .filter(|refusal| refusal.at.elapsed() < REFUSAL_MAX_AGE)
+            .map_or(now, |refusal| refusal.since);
+        *refused = Some(DuplicateRefusal { since, at: now, by });
     }
 
     /// Records that node `by` accepts messages of this process.
@@ -190,11 +214,12 @@ impl Sessions {
         }
     }
 
-    /// Returns a node that refuses this process as a duplicate. `None` if no node does.
+    /// Returns a node that has refused this process as a duplicate for a while. `None` if no node does.
     pub(crate) fn refused_by(&self) -> Option<u64> {
         let refused = self.refused.lock();
         let refusal = refused.as_ref()?;
-        (refusal.at.elapsed() < REFUSAL_MAX_AGE).then_some(refusal.by)
+        let lasts = refusal.at.duration_since(refusal.since) >= LOG_DELAY;
+        (lasts && refusal.at.elapsed() < REFUSAL_MAX_AGE).then_some(refusal.by)
     }
 }
 
@@ -217,12 +242,17 @@ mod tests {
         assert_eq!(sessions.judge(2, &headers(1)), SessionVerdict::Unconfirmed);
         sessions.record_answer(2, &headers(1));
         assert_eq!(sessions.judge(2, &headers(1)), SessionVerdict::Genuine);
+        // The process that has answered may have ended a moment ago.
+        assert_eq!(sessions.judge(2, &headers(9)), SessionVerdict::Unconfirmed);
+        sessions.record_answer(2, &headers(1));
         assert_eq!(sessions.judge(2, &headers(9)), SessionVerdict::Duplicate);
         assert_eq!(sessions.judge(3, &headers(9)), SessionVerdict::Unconfirmed);
         // It has restarted, and its new session answers.
         sessions.record_answer(2, &headers(9));
         assert_eq!(sessions.judge(2, &headers(9)), SessionVerdict::Genuine);
         assert_eq!(sessions.judge(2, &headers(1)), SessionVerdict::Duplicate);
+        // Many sessions cause one question, not one each.
+        assert_eq!(sessions.judge(2, &headers(7)), SessionVerdict::Duplicate);
     }
 
     #[test]
@@ -250,9 +280,12 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_as_a_duplicate_lasts_until_the_same_node_accepts() {
+    fn a_refusal_as_a_duplicate_counts_once_it_lasts_and_until_the_same_node_accepts() {
         let sessions = Sessions::new();
         assert_eq!(sessions.refused_by(), None);
+        sessions.record_refusal(3);
+        assert_eq!(sessions.refused_by(), None, "a restart looks the same");
+        std::thread::sleep(LOG_DELAY);
         sessions.record_refusal(3);
         sessions.record_acceptance(2);
         assert_eq!(sessions.refused_by(), Some(3));

@@ -68,6 +68,7 @@ impl Sender {
         message.extend(body);
         let sent = reqwest::Client::new()
             .post(format!("http://{addr}/raft/{path}"))
+            .header("triarch-version", "0; level=2")
             .body(message);
         self.runtime.block_on(async {
             let answer = sent.send().await.unwrap();

@@ -34,7 +34,7 @@ fn envelope(cluster_id: &str, to: u64) -> Vec<u8> {
 async fn stranger(address: &str, path: &str, length: usize, body: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("it listens");
     let head = format!(
-        "POST /raft/{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n"
+        "POST /raft/{path} HTTP/1.1\r\nHost: {address}\r\ntriarch-version: 0; level=2\r\nContent-Length: {length}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.expect("a head");
     // The master may have answered and closed already.
