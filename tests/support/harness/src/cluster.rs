@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::checks::founding_level;
 use crate::faults::fake_clock::FakeClocks;
 use crate::history::HistoryWriter;
 use crate::http::{self, Api, Call, Reply};
@@ -103,6 +104,7 @@ impl Cluster {
             cluster.nodes.push(process);
         }
         cluster.wait_ready().await;
+        founding_level::wait(&cluster.apis()).await;
         cluster
     }
 

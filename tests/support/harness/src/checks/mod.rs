@@ -3,4 +3,5 @@
 pub mod acknowledged_jobs;
 pub mod digests;
 pub mod exposition;
+pub mod founding_level;
 pub mod schedule_ticks;
