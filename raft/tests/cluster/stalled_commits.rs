@@ -8,9 +8,10 @@ use triarch_raft::{LeaderChangeKind, Readiness};
 use crate::harness::{Cluster, eventually};
 use crate::links::Cut;
 
-/// Longer than an idle connection is kept without a probe.
+/// Longer than an idle connection is kept without a probe. The time itself is under test: there is nothing to wait for.
 const REST: Duration = Duration::from_millis(1_500);
-/// Longer than a leader with a stalled commit index would keep leadership, were there a node to take it.
+/// Longer than a leader with a stalled commit index would keep leadership, were there a node to take it. During this time
+/// nothing may happen, so the test watches it to the end.
 const CALM: Duration = Duration::from_secs(4);
 
 fn cut_all(cluster: &Cluster, sender: u64, cut: Cut) {

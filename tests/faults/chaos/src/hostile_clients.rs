@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::sync::watch;
 
 pub use attacks::Attack;
 
@@ -41,7 +42,8 @@ pub struct Effects {
 
 /// Running hostile clients. Dropping them ends them.
 pub struct HostileClients {
-    stop: Arc<AtomicBool>,
+    /// Dropped to end the threads.
+    stop: Option<watch::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
     attacks: Vec<Attack>,
     effects: Arc<Vec<Effects>>,
@@ -50,12 +52,12 @@ pub struct HostileClients {
 impl HostileClients {
     /// Starts them on this number of threads. Every kind is on every thread.
     pub fn start(attacks: &[Attack], targets: &Targets, threads: u16, seed: u64) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, stopped) = watch::channel(());
         let effects: Arc<Vec<Effects>> =
             Arc::new(attacks.iter().map(|_| Effects::default()).collect());
         let threads = (0..threads).map(|nth| {
-            let (targets, stop, effects) =
-                (targets.clone(), Arc::clone(&stop), Arc::clone(&effects));
+            let (targets, mut stopped, effects) =
+                (targets.clone(), stopped.clone(), Arc::clone(&effects));
             let attacks = attacks.to_vec();
             let share = usize::from(threads);
             let mut random = StdRng::seed_from_u64(seed.wrapping_add(u64::from(nth)));
@@ -77,17 +79,15 @@ impl HostileClients {
                             });
                         }
                     }
-                    // The clients never end by themselves.
-                    while !stop.load(Ordering::Relaxed) {
-                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                    }
+                    // The clients never end by themselves. The channel closes when they are to end.
+                    let _ = stopped.changed().await;
                     clients.shutdown().await;
                 });
             })
         });
         let threads = threads.collect();
         Self {
-            stop,
+            stop: Some(stop),
             threads,
             attacks: attacks.to_vec(),
             effects,
@@ -105,7 +105,7 @@ impl HostileClients {
     }
 
     fn end(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop = None;
         for thread in self.threads.drain(..) {
             // A thread that panicked has been reported on stderr.
             let _ = thread.join();

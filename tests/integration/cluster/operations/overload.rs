@@ -101,14 +101,14 @@ async fn a_slow_client_is_disconnected_and_others_are_served() {
     drop(silent);
 }
 
-/// Sends this request on so many connections from one address. Returns the first answer, and what holds the connections.
+/// Sends this request on `connections` connections from one address. Returns the first answer, and what holds the connections.
 async fn first_answer(
     from: &str,
     addr: &str,
     request: &str,
     connections: usize,
 ) -> (String, JoinSet<()>) {
-    let (answers, mut answered) = mpsc::unbounded_channel();
+    let (answers, mut answered) = mpsc::channel(connections.max(1));
     let mut held = JoinSet::new();
     for _ in 0..connections {
         let socket = TcpSocket::new_v4().expect("a socket");
@@ -121,7 +121,9 @@ async fn first_answer(
         held.spawn(async move {
             let mut answer = Vec::new();
             if stream.read_to_end(&mut answer).await.is_ok() {
-                let _ = answers.send(String::from_utf8_lossy(&answer).into_owned());
+                let _ = answers
+                    .send(String::from_utf8_lossy(&answer).into_owned())
+                    .await;
             }
         });
     }

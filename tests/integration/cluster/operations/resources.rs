@@ -143,7 +143,7 @@ async fn a_snapshot_without_descriptors_is_postponed_and_the_master_goes_on() {
     assert!(cluster.node(node).is_running());
 }
 
-/// Submits so many tasks and has each succeed with a result of 1 MB. Returns their ids.
+/// Submits `count` tasks, each of which succeeds with a result of 1 MB. Returns their ids.
 async fn large_results(cluster: &Cluster, api: &Api, count: usize) -> Vec<String> {
     let task = json!({"kind": fake_worker::KIND, "payload": "p".repeat(1_000)});
     let submitted = api.submit(&json!({"tasks": vec![task; count]})).await;
