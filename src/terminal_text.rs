@@ -10,6 +10,8 @@
 
 use std::borrow::Cow;
 
+use triarch_raft::is_unsafe_on_terminal;
+
 /// Control characters that stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
@@ -44,7 +46,7 @@ impl Keep {
 
 /// Returns the text with its unsafe characters escaped, but for those to keep.
 pub fn escape(text: &str, keep: Keep) -> Cow<'_, str> {
-    let unsafe_at = |text: &str| text.find(|c| !keep.keeps(c) && is_unsafe(c));
+    let unsafe_at = |text: &str| text.find(|c| !keep.keeps(c) && is_unsafe_on_terminal(c));
     let Some(first) = unsafe_at(text) else {
         return Cow::Borrowed(text);
     };
@@ -77,29 +79,6 @@ fn style_len(text: &str) -> Option<usize> {
     let parameters = text.strip_prefix("\x1b[")?;
     let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
     parameters[end..].starts_with('m').then_some(end + 3)
-}
-
-/// Returns whether a character acts on a terminal, reorders the text around it, or takes no place.
-fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || (!c.is_ascii()
-            && matches!(c,
-                '\u{ad}'
-                | '\u{34f}'
-                | '\u{61c}'
-                | '\u{115f}'..='\u{1160}'
-                | '\u{17b4}'..='\u{17b5}'
-                | '\u{180b}'..='\u{180f}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{3164}'
-                | '\u{feff}'
-                | '\u{ffa0}'
-                | '\u{fff0}'..='\u{fffb}'
-                | '\u{1bca0}'..='\u{1bca3}'
-                | '\u{1d173}'..='\u{1d17a}'
-                | '\u{e0000}'..='\u{e0fff}'))
 }
 
 #[cfg(test)]

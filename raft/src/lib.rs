@@ -127,6 +127,7 @@ pub use crate::node_address::{NodeAddress, NodeAddressError};
 pub use crate::proposals::committed::Committed;
 pub use crate::proposals::options::{Priority, ProposeOptions};
 pub use crate::proposals::piggyback::{PiggybackDispatcher, PiggybackedCommand};
+pub use crate::protocol::printable::is_unsafe as is_unsafe_on_terminal;
 pub use crate::removal::Removal;
 pub use crate::state_machine::{EntryView, Frozen, StateMachine};
 pub use crate::storage::snapshot_store::WrittenSnapshot;

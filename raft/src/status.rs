@@ -1,6 +1,6 @@
 //! Status of a node and its peers, for operators and for routing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::level::{Level, NodeVersion};
 
@@ -171,4 +171,9 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// Reason why consensus stopped for good (storage failed, a bug). The process must exit.
     pub failed: Option<String>,
+}
+
+/// Returns a time in whole milliseconds, as statuses, log lines and messages have it.
+pub(crate) fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

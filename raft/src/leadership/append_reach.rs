@@ -63,18 +63,18 @@ impl AppendReach {
         own_slow_disk: bool,
         now: Instant,
     ) -> Option<Duration> {
+        if own_slow_disk || !voters.contains(&me) {
+            return None;
+        }
         let peers = self.peers.lock();
         let mut reached: Vec<Instant> = voters
             .iter()
             .filter_map(|id| match peers.get(id) {
-                _ if *id == me => (!own_slow_disk).then_some(now),
+                _ if *id == me => Some(now),
                 Some(peer) if !peer.slow_disk => peer.reached,
                 Some(_) | None => None,
             })
             .collect();
-        if own_slow_disk || !voters.contains(&me) {
-            return None;
-        }
         reached.sort_unstable();
         let majority = voters.len() / 2 + 1;
         let at = reached.len().checked_sub(majority)?;

@@ -8,12 +8,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::leadership::role::LeaderContact;
+use crate::status::ms;
 
 /// Maximum number of remembered campaigns.
 const CAMPAIGNS_MAX: usize = 16;
@@ -42,13 +43,7 @@ pub(crate) const CHANGE_REASON_HEADER: &str = "triarch-change-reason";
 impl TransferReason {
     /// Returns the reason as it travels in the body of a message, if every version of a node can decode it.
     pub(crate) fn in_body(self) -> Option<Self> {
-        match self {
-            TransferReason::Operator
-            | TransferReason::Shutdown
-            | TransferReason::Removal
-            | TransferReason::DiskLow => Some(self),
-            TransferReason::CommitsStalled | TransferReason::DiskHangs => None,
-        }
+        self.in_header().is_none().then_some(self)
     }
 
     /// Returns the value of [`CHANGE_REASON_HEADER`], for a reason that does not travel in the body.
@@ -198,16 +193,9 @@ impl LeaderChangeReason {
 
     /// Returns the reason as it travels in the body of a message.
     pub(crate) fn in_body(self) -> Self {
-        match self {
-            LeaderChangeReason::Transferred(why) => why
-                .in_body()
-                .map_or(LeaderChangeReason::Unknown, LeaderChangeReason::Transferred),
-            other @ (LeaderChangeReason::NoLeader
-            | LeaderChangeReason::Silent { .. }
-            | LeaderChangeReason::Refused
-            | LeaderChangeReason::LostQuorum { .. }
-            | LeaderChangeReason::Found
-            | LeaderChangeReason::Unknown) => other,
+        match self.in_header() {
+            Some(_) => LeaderChangeReason::Unknown,
+            None => self,
         }
     }
 
@@ -407,12 +395,10 @@ impl LeaderChangeReasons {
     }
 }
 
-pub(crate) fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn reasons() -> LeaderChangeReasons {

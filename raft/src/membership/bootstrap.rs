@@ -28,7 +28,6 @@ use crate::fatal::FatalErrorSignal;
 use crate::membership::hello::{HelloReply, hello, hello_at, post};
 use crate::network::transport::{CallError, Target, Transport};
 use crate::protocol::identity::Identity;
-use crate::protocol::levels::Levels;
 use crate::protocol::messages::{Envelope, Refusal};
 use crate::state_machine::StateMachine;
 use crate::status::{FormingMember, FormingStatus};
@@ -65,7 +64,6 @@ pub(crate) struct Adopt {
 pub(crate) struct Bootstrapper<S: StateMachine> {
     pub identity: Arc<Identity>,
     pub transport: Arc<Transport>,
-    pub levels: Arc<Levels>,
     pub directory: Arc<Directory>,
     pub raft: Raft<S>,
     pub mode: BootstrapMode,
@@ -236,7 +234,7 @@ impl<S: StateMachine> Bootstrapper<S> {
 
     async fn initialize(&self, members: BTreeMap<u64, Member>) -> Result<(), Refusal> {
         if !self.has_log().await {
-            self.levels.record_founding();
+            self.transport.levels.record_founding();
         }
         match self.raft.initialize(members).await {
             // The cluster was initialized before, or the leader's entries arrived first.

@@ -87,6 +87,19 @@ fn too_old(id: u64, addr: &str, version: &NodeVersion, needed: Level) -> ChangeE
     }
 }
 
+/// Logs the failure of a change that a background task tries again. A node that no longer leads has nothing to finish.
+pub(crate) fn log_unfinished(error: &ChangeError, change: &str) {
+    match error {
+        ChangeError::NotLeader { .. } => {}
+        ChangeError::Refused(_)
+        | ChangeError::TooOld { .. }
+        | ChangeError::LevelUnknown { .. }
+        | ChangeError::Unconfirmed { .. }
+        | ChangeError::UnknownNode(_)
+        | ChangeError::Unknown(_) => tracing::debug!(%error, "{change} is not finished yet"),
+    }
+}
+
 impl<S: StateMachine> MembershipChanger<S> {
     fn me(&self) -> u64 {
         self.transport.identity.node_id

@@ -52,7 +52,7 @@ pub(crate) async fn hello_at(
     transport: &Transport,
     addr: &str,
 ) -> Result<(u64, HelloReply), CallError> {
-    // No node has the first id, so the one that listens there refuses and names its own. Behind a load balancer, the next
+    // No node has id 0, so the node that listens there refuses and names its own id. Behind a load balancer, the next
     // message may reach another node.
     let mut id = 0;
     let mut asked = 0;

@@ -18,7 +18,6 @@ use crate::config::{NodeConfig, Timing};
 use crate::error::{ChangeError, ProposeError, ReadError};
 use crate::fatal::FatalErrorSignal;
 use crate::leadership::catch_up::CatchUp;
-use crate::leadership::change_reason;
 use crate::leadership::change_reason::TransferReason;
 use crate::leadership::role::{LeaderContact, LeadershipTransfer, RaftRole};
 use crate::level::Level;
@@ -39,13 +38,14 @@ use crate::protocol::identity::Identity;
 use crate::protocol::levels::Levels;
 use crate::removal::{Removal, RemovalSignal};
 use crate::state_machine::StateMachine;
+use crate::status;
 use crate::status::{DiskStatus, Leadership, Readiness, Status};
 use crate::storage::disk_space::ClusterDiskSpace;
 use crate::storage::open;
 use crate::storage::snapshot_store::{Snapshots, WrittenSnapshot};
 use crate::tasks::commit_monitor::STALL_LEASES;
 use crate::tasks::divergence_check::{Checkpoint, ConsistencyStatus, DigestHistory};
-use crate::tasks::readiness_monitor::{SILENCE_LEASES, quorum_silence};
+use crate::tasks::readiness_monitor::{SILENCE_LEASES, quorum_silence, reaches_majority};
 
 /// Interval between two checks whether a requested snapshot is written.
 const SNAPSHOT_POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -149,9 +149,8 @@ impl<S: StateMachine> Node<S> {
         let in_touch = self.inner.out_of_touch.borrow().is_none()
             && match role {
                 RaftRole::Leading { term, .. } => {
-                    quorum_silence(&self.inner.raft, self.inner.config.node_id, term).is_some_and(
-                        |silence| silence <= self.inner.config.timing.lease() * SILENCE_LEASES,
-                    )
+                    let lease = self.inner.config.timing.lease();
+                    reaches_majority(&self.inner.raft, self.inner.config.node_id, term, lease)
                 }
                 RaftRole::Following { .. }
                 | RaftRole::Elected { .. }
@@ -212,7 +211,7 @@ impl<S: StateMachine> Node<S> {
                     {
                         if oldest >= lease * STALL_LEASES {
                             Readiness::ProposalsWaiting {
-                                oldest_ms: change_reason::ms(oldest),
+                                oldest_ms: status::ms(oldest),
                             }
                         } else {
                             Readiness::Ready {
@@ -221,7 +220,7 @@ impl<S: StateMachine> Node<S> {
                         }
                     }
                     Some(silence) => Readiness::NoMajority {
-                        silent_ms: change_reason::ms(silence),
+                        silent_ms: status::ms(silence),
                     },
                     None => Readiness::NoLeader,
                 };

@@ -215,7 +215,6 @@ impl<S: StateMachine> Assembly<S> {
             identity: Arc::clone(&self.shared.identity),
             transport: Arc::clone(&self.shared.transport),
             directory: Arc::clone(&self.storage.directory),
-            levels: Arc::clone(&self.shared.levels),
             raft: self.consensus.raft.clone(),
             mode: self.config.bootstrap.clone(),
             fatal_error: self.shared.fatal_error.clone(),

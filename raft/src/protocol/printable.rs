@@ -20,14 +20,27 @@ pub(crate) fn printable(text: &str) -> String {
     out
 }
 
-fn is_unsafe(c: char) -> bool {
+/// Returns whether a character acts on a terminal, reorders the text around it, or takes no place.
+pub fn is_unsafe(c: char) -> bool {
     c.is_control()
-        || matches!(c,
-            '\u{61c}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}')
+        || (!c.is_ascii()
+            && matches!(c,
+                '\u{ad}'
+                | '\u{34f}'
+                | '\u{61c}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{17b4}'..='\u{17b5}'
+                | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{3164}'
+                | '\u{feff}'
+                | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fffb}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e0fff}'))
 }
 
 #[cfg(test)]

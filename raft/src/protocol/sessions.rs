@@ -32,7 +32,7 @@ const SILENCE_MAX_AGE: Duration = Duration::from_secs(2);
 const REFUSAL_MAX_AGE: Duration = Duration::from_secs(10);
 /// Time for which a duplicate must have sent messages, or this process must have been refused as one, before it counts: the
 /// first messages of a restarted process may be refused because of the process before.
-const LOG_DELAY: Duration = Duration::from_secs(1);
+const DUPLICATE_DELAY: Duration = Duration::from_secs(1);
 /// Interval between two log messages about the same duplicate.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -173,7 +173,7 @@ impl Sessions {
             logged_at: None,
         }));
         // A message of a process that has just ended may arrive late.
-        let lasts = duplicate.since.elapsed() >= LOG_DELAY;
+        let lasts = duplicate.since.elapsed() >= DUPLICATE_DELAY;
         let logged = duplicate
             .logged_at
             .is_some_and(|at| at.elapsed() < LOG_INTERVAL);
@@ -218,7 +218,7 @@ impl Sessions {
     pub(crate) fn refused_by(&self) -> Option<u64> {
         let refused = self.refused.lock();
         let refusal = refused.as_ref()?;
-        let lasts = refusal.at.duration_since(refusal.since) >= LOG_DELAY;
+        let lasts = refusal.at.duration_since(refusal.since) >= DUPLICATE_DELAY;
         (lasts && refusal.at.elapsed() < REFUSAL_MAX_AGE).then_some(refusal.by)
     }
 }
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(sessions.refused_by(), None);
         sessions.record_refusal(3);
         assert_eq!(sessions.refused_by(), None, "a restart looks the same");
-        std::thread::sleep(LOG_DELAY);
+        std::thread::sleep(DUPLICATE_DELAY);
         sessions.record_refusal(3);
         sessions.record_acceptance(2);
         assert_eq!(sessions.refused_by(), Some(3));

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use triarch_storage::{FreeSpace, FreeSpaceStatus, LogMetrics, SpaceLevel};
 
 use crate::protocol::messages::{DiskLevel, NodeHealth};
-use crate::status::DiskStatus;
+use crate::status::{DiskStatus, ms};
 
 /// Time for which the duration of a finished sync is evidence of the disk's state.
 const SYNC_WINDOW: Duration = Duration::from_secs(30);
@@ -169,8 +169,4 @@ impl ClusterDiskSpace {
             unfinished_sync_ms: self.peer_sync(node).map(|sync| ms(sync.unfinished)),
         })
     }
-}
-
-fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

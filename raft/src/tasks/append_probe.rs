@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::apply::applier::{Raft, membership};
 use crate::leadership::append_reach::AppendReach;
-use crate::leadership::change_reason::ms;
 use crate::network::transport::{Lane, Target, Transport};
 use crate::protocol::messages;
 use crate::state_machine::StateMachine;
+use crate::status::ms;
 use crate::storage::disk_space::{ClusterDiskSpace, SyncState};
 
 /// Path of the probe. Its connections are the append lane's.

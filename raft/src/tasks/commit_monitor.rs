@@ -21,10 +21,11 @@ use openraft::raft::VoteRequest;
 use openraft::{LogIdOptionExt, ServerState};
 
 use crate::leadership::append_reach::{AppendReach, REACH_PROBES};
-use crate::leadership::change_reason::{TransferReason, ms};
+use crate::leadership::change_reason::TransferReason;
 use crate::membership::changes::MembershipChanger;
 use crate::metrics::ConsensusMetrics;
 use crate::state_machine::StateMachine;
+use crate::status::ms;
 use crate::tasks::append_probe::AppendProber;
 use crate::types::{Config, Vote, log_id};
 

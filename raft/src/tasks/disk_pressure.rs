@@ -22,11 +22,12 @@ use openraft::{Instant as _, LogIdOptionExt};
 use triarch_storage::SpaceLevel;
 
 use crate::leadership::append_reach::AppendReach;
-use crate::leadership::change_reason::{TransferReason, ms};
+use crate::leadership::change_reason::TransferReason;
 use crate::leadership::role::RaftRole;
 use crate::membership::changes::MembershipChanger;
 use crate::metrics::ConsensusMetrics;
 use crate::state_machine::StateMachine;
+use crate::status::ms;
 use crate::storage::disk_space::ClusterDiskSpace;
 use crate::types::Config;
 

@@ -5,10 +5,8 @@
 
 use std::time::Duration;
 
-use crate::error::ChangeError;
 use crate::leadership::role::RaftRole;
-use crate::level::Level;
-use crate::membership::changes::{MembershipChanger, RaiseTo};
+use crate::membership::changes::{MembershipChanger, RaiseTo, log_unfinished};
 use crate::state_machine::StateMachine;
 
 /// Time after the founding in which the level is raised, in leases.
@@ -43,16 +41,8 @@ impl<S: StateMachine> FoundingLevel<S> {
                     );
                     return;
                 }
-                Ok(Level { .. }) => return,
-                Err(ChangeError::NotLeader { .. }) => {}
-                Err(
-                    error @ (ChangeError::Refused(_)
-                    | ChangeError::TooOld { .. }
-                    | ChangeError::LevelUnknown { .. }
-                    | ChangeError::Unconfirmed { .. }
-                    | ChangeError::UnknownNode(_)
-                    | ChangeError::Unknown(_)),
-                ) => tracing::debug!(%error, "the level of the new cluster is not raised yet"),
+                Ok(_) => return,
+                Err(error) => log_unfinished(&error, "the raise of the new cluster's level"),
             }
             tokio::time::sleep(self.retry_delay).await;
         }

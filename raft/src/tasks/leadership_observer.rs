@@ -14,12 +14,12 @@ use openraft::{Instant as _, ServerState};
 use tokio::sync::watch;
 
 use crate::apply::applier::{Applied, Raft};
-use crate::leadership::change_reason;
 use crate::leadership::change_reason::{LeaderChangeReason, LeaderChangeReasons};
 use crate::leadership::role::{LeaderContact, LeadershipTransfer, RaftRole, Suspicion};
 use crate::metrics::ConsensusMetrics;
 use crate::protocol::identity::Identity;
 use crate::state_machine::StateMachine;
+use crate::status;
 use crate::status::Leadership;
 use crate::types::{Config, Member};
 
@@ -185,7 +185,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
                 );
             }
             Some(age) if age > self.lease => {
-                let ms = change_reason::ms(age);
+                let ms = status::ms(age);
                 return unknown(
                     LeaderChangeReason::Silent { ms },
                     format!("node {leader} has not been heard for {ms} ms"),
@@ -245,7 +245,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
                 self.transitions.silence_logged = true;
                 tracing::warn!(
                     term = now.term(),
-                    silent_ms = change_reason::ms(silence),
+                    silent_ms = status::ms(silence),
                     "no majority of the masters answers this leader: it serves no reads and no writes until a majority \
                      is up and reaches it, or another node is elected"
                 );
@@ -286,7 +286,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
                 RaftRole::Leading { .. } => self
                     .quorum_silence()
                     .map(|silence| LeaderChangeReason::LostQuorum {
-                        ms: change_reason::ms(silence),
+                        ms: status::ms(silence),
                     })
                     .or(loss_reason),
                 RaftRole::Following { .. }
@@ -303,7 +303,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
             }
             return;
         };
-        let leaderless_ms = change_reason::ms(self.transitions.leaderless_since.elapsed());
+        let leaderless_ms = status::ms(self.transitions.leaderless_since.elapsed());
         if self.transitions.last == Some((term, leader)) {
             tracing::info!(
                 term,
@@ -387,7 +387,7 @@ impl<S: StateMachine> LeadershipObserver<S> {
         tracing::warn!(
             term = now.term(),
             old_leader,
-            leaderless_ms = change_reason::ms(leaderless),
+            leaderless_ms = status::ms(leaderless),
             "no leader is known, and none is elected yet{description}"
         );
     }

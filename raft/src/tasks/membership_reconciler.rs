@@ -9,9 +9,8 @@
 
 use std::time::Duration;
 
-use crate::error::ChangeError;
 use crate::leadership::role::RaftRole;
-use crate::membership::changes::MembershipChanger;
+use crate::membership::changes::{MembershipChanger, log_unfinished};
 use crate::state_machine::StateMachine;
 
 pub(crate) struct MembershipReconciler<S: StateMachine> {
@@ -28,16 +27,8 @@ impl<S: StateMachine> MembershipReconciler<S> {
             if leading.await.is_err() {
                 return;
             }
-            match self.changer.reconcile().await {
-                Ok(()) | Err(ChangeError::NotLeader { .. }) => {}
-                Err(
-                    error @ (ChangeError::Refused(_)
-                    | ChangeError::TooOld { .. }
-                    | ChangeError::LevelUnknown { .. }
-                    | ChangeError::Unconfirmed { .. }
-                    | ChangeError::UnknownNode(_)
-                    | ChangeError::Unknown(_)),
-                ) => tracing::debug!(%error, "a change of the members is not finished yet"),
+            if let Err(error) = self.changer.reconcile().await {
+                log_unfinished(&error, "a change of the members");
             }
             tokio::time::sleep(self.interval).await;
         }

@@ -115,8 +115,7 @@ impl<S: StateMachine> ReadinessMonitor<S> {
         let in_touch = match role {
             RaftRole::Leading { term, .. } => {
                 let lease = self.transport.timing.lease();
-                quorum_silence(&self.raft, self.transport.identity.node_id, *term)
-                    .is_some_and(|silence| silence <= lease * SILENCE_LEASES)
+                reaches_majority(&self.raft, self.transport.identity.node_id, *term, lease)
             }
             RaftRole::Following { .. } => true,
             RaftRole::Elected { .. } | RaftRole::Unknown { .. } => false,
@@ -129,6 +128,16 @@ impl<S: StateMachine> ReadinessMonitor<S> {
             changed
         });
     }
+}
+
+/// Returns whether a majority has confirmed within [`SILENCE_LEASES`] that `node` leads in `term`.
+pub(crate) fn reaches_majority<S: StateMachine>(
+    raft: &Raft<S>,
+    node: u64,
+    term: u64,
+    lease: Duration,
+) -> bool {
+    quorum_silence(raft, node, term).is_some_and(|silence| silence <= lease * SILENCE_LEASES)
 }
 
 /// Returns the time since a majority last confirmed that `node` leads in `term`. `None` if it does not lead in it, or was
