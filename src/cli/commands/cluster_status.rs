@@ -27,7 +27,7 @@ fn free_space(disk: NodeDisk) -> String {
 /// Lead of the table's time over the clocks from which it is shown.
 const TABLE_AHEAD_SHOWN_MS: u64 = 10_000;
 
-/// Formats the version of a node. One from before versions were announced says none.
+/// Formats the version of a node: `older` for a node that announces none.
 fn version(node: &ClusterNode) -> String {
     match (&node.version, node.level) {
         (Some(version), _) => version.clone(),
@@ -36,7 +36,7 @@ fn version(node: &ClusterNode) -> String {
     }
 }
 
-/// Formats the level of the cluster, and says when it can rise.
+/// Formats the level of the cluster, with the command that raises it if all masters understand a higher one.
 fn level(status: &ClusterStatus) -> Option<String> {
     let level = status.level?;
     let common = status.nodes.iter().map(|node| node.level).min()??;

@@ -45,7 +45,7 @@ pub struct ClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<TableDigest>,
     /// Level of the formats of the log, snapshots and backups, as applied by the node that answered. It rises with
-    /// `POST /v1/cluster/upgrade`. A node from before levels does not say it.
+    /// `POST /v1/cluster/upgrade`. A node from before levels omits it.
     #[serde(default)]
     pub level: Option<u32>,
 }
@@ -222,10 +222,10 @@ pub struct ClusterNode {
     /// Disk of the node. A node knows its own; the leader knows those of all nodes that respond to it.
     #[serde(default)]
     pub disk: Option<NodeDisk>,
-    /// Version of its program, as it said last; `null` for a node that has not answered yet, or from before levels.
+    /// Version of its program, as it announced it last; `null` for a node that has not answered yet, or from before levels.
     #[serde(default)]
     pub version: Option<String>,
-    /// The highest level that it understands, as it said last; `null` until it has answered.
+    /// Highest level that its program understands, as it announced it last; `null` until it has answered.
     #[serde(default)]
     pub level: Option<u32>,
 }

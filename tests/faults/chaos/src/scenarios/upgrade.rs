@@ -149,7 +149,7 @@ async fn raise(drill: &mut Drill) {
     println!("the cluster is at level 2");
 }
 
-/// Starts the version before on the directory of a follower. Returns what it said.
+/// Starts the version before on the directory of a follower. Returns the line of its log that names the reason for its end.
 async fn restart_old(drill: &mut Drill, old: &Program) -> anyhow::Result<String> {
     let (_, node) = drill.cluster.leader_and_follower().await;
     drill.cluster.replace_program(node, old.clone()).await;
