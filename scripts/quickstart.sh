@@ -86,7 +86,7 @@ if [ -n "${TRIARCH_BIN:-}" ]; then
   detail "skipped: using $bin"
 else
   ensure_commands "cc build-essential" "curl curl" "ps procps" && ensure_rust || fail "see above for what is missing"
-  detail "cargo build --profile quickstart (some minutes the first time)"
+  detail "cargo build --profile quickstart (about two minutes the first time, on two cores)"
   (cd "$root" && cargo build --locked --profile quickstart --package triarch --bin triarch)
   bin=$(cd "$root" && realpath "${CARGO_TARGET_DIR:-target}")/quickstart/triarch
 fi
