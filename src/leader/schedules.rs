@@ -98,7 +98,7 @@ fn compute_ticks(
         let Some(tick_ms) = schedule.next_tick_ms else {
             continue;
         };
-        match CronSchedule::parse(&schedule.cron, &schedule.timezone) {
+        match CronSchedule::parse_kept(&schedule.cron, &schedule.timezone) {
             Ok(times) => {
                 let after = |ms| times.next_after(ms);
                 let (action, next_tick_ms) =

@@ -286,7 +286,7 @@ fn not_found(name: &str) -> Problem {
 /// Returns one schedule, with its job and its next runs.
 fn schedule_with_runs(table: &Table, name: &str) -> Result<wire::Schedule, Problem> {
     let schedule = table.schedule(name).ok_or_else(|| not_found(name))?;
-    let times = CronSchedule::parse(&schedule.cron, &schedule.timezone).ok();
+    let times = CronSchedule::parse_kept(&schedule.cron, &schedule.timezone).ok();
     let ticks = std::iter::successors(schedule.next_tick_ms, |&tick| {
         times.as_ref()?.next_after(tick)
     });
