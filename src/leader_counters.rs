@@ -39,6 +39,9 @@ pub enum ResultDecision {
     /// The result is over the size bound and was never proposed.
     #[strum(serialize = "payload_too_large")]
     TooLarge,
+    /// The result breaks the format and was never proposed.
+    #[strum(serialize = "invalid_request")]
+    Invalid,
 }
 
 /// Counters of one node, which count while it leads.

@@ -10,7 +10,7 @@
 
 use std::io;
 
-use nix::sys::signal::{SigHandler, Signal as Number};
+use nix::sys::signal::{SigHandler, SigSet, Signal as Number};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Signals that have no effect: SIGUSR1 and SIGUSR2, and the signals of timers, descriptors and power supplies.
@@ -51,6 +51,18 @@ impl Signals {
             drop(signal(SignalKind::from_raw(number as i32))?);
         }
         ignore(Number::SIGTTOU)?;
+        Self::of_user()
+    }
+
+    /// Takes over the signals of a process that starts commands, after [`neutralize_inherited`].
+    pub fn listen_beside_commands() -> io::Result<Self> {
+        for number in WITHOUT_EFFECT {
+            drop(signal(SignalKind::from_raw(number as i32))?);
+        }
+        Self::of_user()
+    }
+
+    fn of_user() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -77,6 +89,48 @@ impl Signals {
         }
     }
 }
+
+/// Handles, without effect, the signals that this process was started to ignore. The commands that it starts have the
+/// default actions then: a program inherits what is ignored, and not what is handled. Blocks the signal of a terminal to a
+/// background process, and no other.
+///
+/// To be called before there are other threads.
+pub fn neutralize_inherited() -> io::Result<()> {
+    for number in 1..=libc::SIGRTMAX() {
+        // Rust ignores SIGPIPE, and resets it for commands. SIGTTOU is blocked below, except while a command is started.
+        if (is_ignored(number) && number != libc::SIGPIPE) || number == libc::SIGTTOU {
+            handle_without_effect(number)?;
+        }
+    }
+    let mut blocked = SigSet::empty();
+    blocked.add(Number::SIGTTOU);
+    blocked.thread_set_mask()?;
+    Ok(())
+}
+
+fn is_ignored(number: libc::c_int) -> bool {
+    // SAFETY: the structure is valid when zeroed, and outlives the call, which writes only that.
+    unsafe {
+        let mut current: libc::sigaction = std::mem::zeroed();
+        let read = libc::sigaction(number, std::ptr::null(), &raw mut current);
+        read == 0 && current.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+fn handle_without_effect(number: libc::c_int) -> io::Result<()> {
+    // SAFETY: the structure is valid when zeroed, and outlives the call. The handler does nothing.
+    unsafe {
+        let mut handled: libc::sigaction = std::mem::zeroed();
+        handled.sa_sigaction = nothing as *const () as libc::sighandler_t;
+        handled.sa_flags = libc::SA_RESTART;
+        match libc::sigaction(number, &raw const handled, std::ptr::null_mut()) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+extern "C" fn nothing(_: libc::c_int) {}
 
 /// Logs a hangup. There are no log files to reopen.
 pub fn log_hangup() {

@@ -1,6 +1,7 @@
 //! Arguments shared by several commands, and their value parsers.
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::de::DeserializeOwned;
 use triarch_sdk::wire::PageQuery;
 
@@ -64,8 +65,29 @@ impl PageArgs {
     }
 }
 
-/// Parses an enum value of the wire interface, such as a state, by its name there.
-pub fn parse_word<T: DeserializeOwned>(word: &str) -> Result<T, String> {
-    let deserializer = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(word);
-    T::deserialize(deserializer).map_err(|error| error.to_string())
+/// Returns the parser of an enum value of the wire interface, such as a state, by its name there. Completions and errors
+/// list the names.
+pub fn one_of<T>(names: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|word| {
+        let deserializer = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(&word);
+        T::deserialize(deserializer)
+    })
+}
+
+/// Parses `key=value`.
+pub fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err(format!("'{text}' is not KEY=VALUE, such as zone=eu")),
+    }
+}
+
+/// Parses `key=n`.
+pub fn resource(text: &str) -> Result<(String, u64), String> {
+    let wrong = || format!("'{text}' is not KEY=N, such as mem_mb=4096");
+    let (key, amount) = label(text).map_err(|_| wrong())?;
+    Ok((key, amount.parse().map_err(|_| wrong())?))
 }

@@ -9,7 +9,8 @@ use super::args::GlobalArgs;
 use super::bench;
 use super::commands::{cluster, dev, events, job, queue, schedule, server, submit, task, worker};
 use super::context::CommandContext;
-use super::error::{CommandError, EXIT_FAILED};
+use super::error::{CommandError, EXIT_FAILED, EXIT_USAGE};
+use super::hints;
 use super::output;
 
 /// Replicated task master: three masters, any number of workers, no message broker
@@ -49,7 +50,10 @@ enum Command {
 
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     let global = cli.global;
     match cli.command {
         Command::Dev(args) => long_running(args.run(global.output)),
@@ -79,6 +83,17 @@ pub fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Prints why a command line is refused, or the help that it asks for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // If nobody reads it, that cannot be reported either.
+    let _ = error.print();
+    if let Some(hint) = hints::hint(&Cli::command(), &arguments, error) {
+        output::print_note(&format!("\n{hint}"));
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE))
 }
 
 /// Runs a command that calls a cluster.

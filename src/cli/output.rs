@@ -117,6 +117,25 @@ pub fn print_note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", lines(text));
 }
 
+/// Writes bytes of a task to stdout as they are. For users who ask for exactly that.
+pub fn write_raw_stdout(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
+/// Writes bytes of a task to stderr as they are.
+pub fn write_raw_stderr(bytes: &[u8]) -> io::Result<()> {
+    io::stderr().lock().write_all(bytes)
+}
+
+/// Prints a question to stderr, without a new line.
+pub fn print_question(text: &str) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    write!(stderr, "{} ", lines(text))?;
+    stderr.flush()
+}
+
 /// Prints an error of this program to stderr.
 pub fn print_error(message: &str) {
     print_note(&format!("triarch: {message}"));

@@ -4,14 +4,28 @@
 use std::io;
 use std::process::ExitCode;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use triarch_sdk::json_text::{beginning, without_lone_surrogates};
 use triarch_sdk::wire::exec::KIND as EXEC;
-use triarch_sdk::wire::{Job, JobState, JobTasksQuery, Task, TaskState};
+use triarch_sdk::wire::{
+    Job, JobState, JobTasksQuery, LogChunk, Logs, LogsQuery, Omitted, OutputStream, RawOutput,
+    Task, TaskState,
+};
 
 use super::context::CommandContext;
 use super::error::{CommandError, EXIT_FAILED};
 use super::output::{self, Format};
+use super::shell;
+
+/// Exit code of a command that reached its time limit, as of `timeout`.
+const EXIT_TIMED_OUT: u8 = 124;
+/// Exit code of a command that signal 0 would kill, as in shells.
+const EXIT_SIGNAL_BASE: u8 = 128;
+/// Maximum length in bytes of an error without a message in a line.
+const MESSAGE_BYTES_MAX: usize = 300;
 
 /// Fields that `exec` results and errors have in common.
 #[derive(Debug, Default, Deserialize)]
@@ -27,6 +41,54 @@ pub struct Streams {
     pub truncated: bool,
     #[serde(default)]
     pub duration_ms: u64,
+    /// Name of the signal that killed the command.
+    #[serde(default)]
+    pub signal: Option<String>,
+    /// Type of the error, if it failed.
+    #[serde(rename = "type", default)]
+    pub kind: Option<String>,
+    /// Bytes of a stream that is not UTF-8.
+    #[serde(default)]
+    pub stdout_raw: Option<RawOutput>,
+    #[serde(default)]
+    pub stderr_raw: Option<RawOutput>,
+    /// Parts that are left out of the texts.
+    #[serde(default)]
+    pub stdout_omitted: Option<Omitted>,
+    #[serde(default)]
+    pub stderr_omitted: Option<Omitted>,
+}
+
+impl Streams {
+    /// Returns the kept bytes of stdout, and the part that is left out of them.
+    pub fn stdout_bytes(&self) -> (Vec<u8>, Option<Omitted>) {
+        bytes(&self.stdout, self.stdout_omitted, self.stdout_raw.as_ref())
+    }
+
+    /// Returns the kept bytes of stderr, and the part that is left out of them.
+    pub fn stderr_bytes(&self) -> (Vec<u8>, Option<Omitted>) {
+        bytes(&self.stderr, self.stderr_omitted, self.stderr_raw.as_ref())
+    }
+}
+
+fn bytes(
+    text: &str,
+    omitted: Option<Omitted>,
+    raw: Option<&RawOutput>,
+) -> (Vec<u8>, Option<Omitted>) {
+    if let Some(raw) = raw
+        && let Ok(bytes) = STANDARD.decode(&raw.base64)
+    {
+        return (bytes, raw.omitted);
+    }
+    let parts = omitted.and_then(|omitted| {
+        let (head, rest) = text.split_at_checked(usize::try_from(omitted.at).ok()?)?;
+        Some([head, rest.strip_prefix(&omitted.marker())?].concat())
+    });
+    match parts {
+        Some(joined) => (joined.into_bytes(), omitted),
+        None => (text.as_bytes().to_vec(), omitted),
+    }
 }
 
 /// Returns the output of the latest finished attempt of an `exec` task, if there was one.
@@ -36,7 +98,12 @@ pub fn streams(task: &Task) -> Option<Streams> {
         .as_deref()
         .or(task.error.as_deref())
         .filter(|_| task.kind == EXEC && task.attempt > 0)?;
-    serde_json::from_str(outcome.get()).ok()
+    streams_of(outcome)
+}
+
+/// Returns the output in the outcome of a command.
+pub fn streams_of(outcome: &RawValue) -> Option<Streams> {
+    serde_json::from_str(&without_lone_surrogates(outcome.get())).ok()
 }
 
 /// Message of an error.
@@ -54,8 +121,16 @@ struct JobWithTasks<'a> {
 
 /// Prints the output of a job's tasks, in the order of their submission.
 pub async fn print_job(context: &CommandContext, job: &Job) -> Result<(), CommandError> {
+    print_job_after(context, job, None).await
+}
+
+/// Prints the output of a job's tasks that come after this one.
+pub async fn print_job_after(
+    context: &CommandContext,
+    job: &Job,
+    mut after: Option<String>,
+) -> Result<(), CommandError> {
     let mut tasks = Vec::new();
-    let mut after = None;
     loop {
         let page = context
             .client
@@ -80,8 +155,8 @@ pub async fn print_job(context: &CommandContext, job: &Job) -> Result<(), Comman
     }
 }
 
-/// Returns the query for the next page of a job's tasks.
-fn page_after(after: Option<String>) -> JobTasksQuery {
+/// Returns the query for the next page of a job's tasks, with their output.
+pub fn page_after(after: Option<String>) -> JobTasksQuery {
     JobTasksQuery {
         after,
         fields: Some("result,error".to_owned()),
@@ -110,11 +185,31 @@ pub fn print_task(task: &Task) -> io::Result<()> {
                 ));
             }
         }
-        None => {
-            if let Some(result) = &task.result {
-                output::write_task_stdout(&format!("{}\n", result.get()))?;
-            }
-        }
+        None => print_result(task)?,
+    }
+    print_end(task);
+    Ok(())
+}
+
+/// Prints the result of a task that is no command.
+pub fn print_result(task: &Task) -> io::Result<()> {
+    match &task.result {
+        Some(result) => output::write_task_stdout(&format!("{}\n", result.get())),
+        None => Ok(()),
+    }
+}
+
+/// Notes what the output of a finished task does not show: that it did not succeed, or that bytes were replaced.
+pub fn print_end(task: &Task) {
+    let is_replaced = streams(task)
+        .is_some_and(|streams| streams.stdout_raw.is_some() || streams.stderr_raw.is_some());
+    if is_replaced {
+        output::print_note(&format!(
+            "(the output of task {id} is not UTF-8, so bytes of it were replaced; `{program} task logs --raw {id}` writes them \
+             as they are)",
+            id = task.id,
+            program = shell::program_name()
+        ));
     }
     match task.state {
         TaskState::Succeeded => {}
@@ -126,7 +221,43 @@ pub fn print_task(task: &Task) -> io::Result<()> {
         | TaskState::Queued
         | TaskState::Running => output::print_note(&summary_line(task)),
     }
-    Ok(())
+}
+
+/// Returns the exit code that a finished task propagates: that of its command, 128 plus the number of the signal that
+/// killed it, 124 after its time limit as `timeout` has it, and 1 for any other failure.
+pub fn propagated_exit_code(task: &Task) -> u8 {
+    if task.state == TaskState::Succeeded {
+        return 0;
+    }
+    let Some(streams) = streams(task) else {
+        return EXIT_FAILED;
+    };
+    if streams.kind.as_deref() == Some("timeout") {
+        return EXIT_TIMED_OUT;
+    }
+    let of_signal = || signal_number(streams.signal.as_deref()?)?.checked_add(EXIT_SIGNAL_BASE);
+    let code = streams.exit_code.and_then(|code| u8::try_from(code).ok());
+    code.filter(|code| *code != 0)
+        .or_else(of_signal)
+        .unwrap_or(EXIT_FAILED)
+}
+
+fn signal_number(name: &str) -> Option<u8> {
+    let number = match name.strip_prefix("SIGRTM") {
+        Some(rest) => {
+            let offset = |text: &str| match text {
+                "" => Some(0),
+                text => text.parse::<i32>().ok(),
+            };
+            match rest.split_at_checked(2)? {
+                ("IN", offset_text) => libc::SIGRTMIN() + offset(offset_text)?,
+                ("AX", offset_text) => libc::SIGRTMAX() + offset(offset_text)?,
+                _ => return None,
+            }
+        }
+        None => name.parse::<nix::sys::signal::Signal>().ok()? as i32,
+    };
+    u8::try_from(number).ok()
 }
 
 /// Formats a task in one line: `task t7-0 (key 3) failed after 3 attempts: exited with code 1`.
@@ -151,9 +282,78 @@ pub fn summary_line(task: &Task) -> String {
     output::lines(&line).into_owned()
 }
 
-/// Returns the message of an error, if it has one in the usual field.
+/// Returns the message of an error: its usual field, or else the error itself.
 pub fn error_message(error: &RawValue) -> Option<String> {
-    serde_json::from_str::<Message>(error.get())
-        .ok()
-        .map(|error| error.message)
+    let error = without_lone_surrogates(error.get());
+    match serde_json::from_str::<Message>(&error) {
+        Ok(error) => Some(error.message),
+        Err(_) if error == "null" => None,
+        Err(_) => Some(beginning(&error, MESSAGE_BYTES_MAX).to_owned()),
+    }
+}
+
+/// Prints the answer to this query, and notes where output is missing.
+pub fn write_logs(asked: &LogsQuery, logs: &Logs) -> io::Result<()> {
+    let mut at = [asked.stdout_from, asked.stderr_from].map(Option::unwrap_or_default);
+    for chunk in &logs.chunks {
+        let at = match chunk.stream {
+            OutputStream::Stdout => &mut at[0],
+            OutputStream::Stderr => &mut at[1],
+        };
+        if chunk.offset > *at {
+            let (missing, stream) = (chunk.offset - *at, chunk.stream.as_str());
+            output::print_note(&format!(
+                "triarch: {missing} bytes of {stream} are missing here"
+            ));
+        }
+        *at = chunk.offset + chunk.text.len() as u64;
+        write_chunk(chunk)?;
+    }
+    Ok(())
+}
+
+fn write_chunk(chunk: &LogChunk) -> io::Result<()> {
+    match chunk.stream {
+        OutputStream::Stdout => output::write_task_stdout(&chunk.text),
+        OutputStream::Stderr => output::write_task_stderr(&chunk.text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_propagated_code_is_that_of_the_command() {
+        let task = |state: &str, error: &str| -> Task {
+            let text = format!(
+                r#"{{"id":"t1-0","job":"j1-0","key":null,"kind":"exec","queue":"default","state":"{state}","priority":0,
+                    "attempt":1,"max_attempts":1,"failures":1,"max_losses":5,"losses":0,"worker":null,"result":null,"error":{error},
+                    "created_at":"2026-11-23T10:00:00.000Z","started_at":null,"finished_at":null}}"#
+            );
+            serde_json::from_str(&text).expect("a task")
+        };
+        for (state, error, code) in [
+            ("succeeded", "null", 0),
+            ("failed", r#"{"type":"exit","exit_code":3}"#, 3),
+            ("failed", r#"{"type":"exit","exit_code":255}"#, 255),
+            ("failed", r#"{"type":"signal","signal":"SIGKILL"}"#, 137),
+            ("failed", r#"{"type":"signal","signal":"SIGRTMIN+3"}"#, 165),
+            ("failed", r#"{"type":"signal","signal":"SIGRTMAX-1"}"#, 191),
+            ("failed", r#"{"type":"timeout","signal":"SIGTERM"}"#, 124),
+            ("failed", r#"{"type":"spawn","message":"x"}"#, 1),
+            ("cancelled", "null", 1),
+            (
+                "failed",
+                r#"{"type":"exit","exit_code":3,"message":"\ud800"}"#,
+                3,
+            ),
+        ] {
+            assert_eq!(
+                propagated_exit_code(&task(state, error)),
+                code,
+                "{state} {error}"
+            );
+        }
+    }
 }

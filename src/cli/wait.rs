@@ -1,14 +1,14 @@
 //! Waiting for jobs and tasks to finish, with a progress bar on a terminal.
 //!
 //! A wait is a chain of long polls, so that it outlives the master that answers them. Ctrl-C ends only the wait. The
-//! job continues, and a note shows how to wait for it again.
+//! job continues, and a note shows how to wait for it again. After a time without progress, a note says why.
 
 use std::future::Future;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use triarch_sdk::wire::{Job, Task, TaskState};
+use triarch_sdk::wire::{Job, PageQuery, Task, TaskState};
 
 use super::context::CommandContext;
 use super::error::CommandError;
@@ -18,6 +18,8 @@ use super::output;
 const POLL_WAIT: Duration = Duration::from_secs(20);
 /// Maximum wait of one long poll while a progress bar is drawn, and therefore its refresh interval.
 const PROGRESS_POLL_WAIT: Duration = Duration::from_millis(250);
+/// Time without progress after which a wait says why.
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Exit code of a command ended by Ctrl-C, as in shells.
 const EXIT_INTERRUPTED: u8 = 130;
 
@@ -39,19 +41,42 @@ pub async fn wait_for_job(
     context: &CommandContext,
     id: &str,
 ) -> Result<WaitOutcome<Job>, CommandError> {
-    let resume = context.command(&format!("job wait {id}"));
     let bar = JobProgressBar::new();
-    let finished = async {
-        let mut job = context.client.job(id).await?;
-        while !job.state.is_terminal() {
-            bar.show(&job);
-            job = context.client.job_within(id, bar.poll_wait()).await?;
-        }
-        Ok(job)
-    };
-    let waited = until_interrupted(finished, &format!("Job {id}"), &resume).await;
+    let waited = until_job_interrupted(context, id, finished_job(context, id, &bar)).await;
     bar.clear();
     waited
+}
+
+/// Returns a job once it is terminal. Shows its progress in `bar`.
+pub async fn finished_job(
+    context: &CommandContext,
+    id: &str,
+    bar: &JobProgressBar,
+) -> Result<Job, CommandError> {
+    let mut stall = StallDetector::new(Instant::now());
+    let mut job = context.client.job(id).await?;
+    while !job.state.is_terminal() {
+        bar.show(&job);
+        let counts = job.counts.values().copied().collect();
+        let running = job.counts.get(&TaskState::Running).copied().unwrap_or(0) > 0;
+        if stall.is_noticed(Instant::now(), counts, running) {
+            let why = job_explanation(context, id).await;
+            bar.suspend(|| why.iter().for_each(|why| output::print_note(why)));
+        }
+        let wait = stall.poll_wait(Instant::now(), bar.poll_wait());
+        job = context.client.job_within(id, wait).await?;
+    }
+    Ok(job)
+}
+
+/// Waits for something that concerns a job, until it is done or the user interrupts it.
+pub async fn until_job_interrupted<T>(
+    context: &CommandContext,
+    id: &str,
+    finished: impl Future<Output = Result<T, CommandError>>,
+) -> Result<WaitOutcome<T>, CommandError> {
+    let resume = context.command(&format!("job wait {id}"));
+    until_interrupted(finished, &format!("Job {id}"), &resume).await
 }
 
 /// Waits until a task is terminal.
@@ -61,13 +86,80 @@ pub async fn wait_for_task(
 ) -> Result<WaitOutcome<Task>, CommandError> {
     let resume = context.command(&format!("task wait {id}"));
     let finished = async {
+        let mut stall = StallDetector::new(Instant::now());
         let mut task = context.client.task(id).await?;
         while !task.state.is_terminal() {
-            task = context.client.task_within(id, POLL_WAIT).await?;
+            let (state, attempt) = (task.state as u64, u64::from(task.attempt));
+            if stall.is_noticed(
+                Instant::now(),
+                vec![state, attempt],
+                task.state == TaskState::Running,
+            ) && let Some(why) = task_explanation(context, id).await
+            {
+                output::print_note(&why);
+            }
+            task = context
+                .client
+                .task_within(id, stall.poll_wait(Instant::now(), POLL_WAIT))
+                .await?;
         }
         Ok(task)
     };
     until_interrupted(finished, &format!("Task {id}"), &resume).await
+}
+
+/// Returns why the first unfinished task of a job does not run, if that is known.
+async fn job_explanation(context: &CommandContext, id: &str) -> Option<String> {
+    let page = context
+        .client
+        .job_tasks(id, &PageQuery::default())
+        .await
+        .ok()?;
+    let open = page.tasks.iter().find(|task| !task.state.is_terminal())?;
+    task_explanation(context, &open.id).await
+}
+
+async fn task_explanation(context: &CommandContext, id: &str) -> Option<String> {
+    let explanation = context.client.explain_task(id).await.ok()?;
+    (explanation.state != TaskState::Running && !explanation.state.is_terminal())
+        .then(|| format!("Task {id} does not run yet: {}.", explanation.summary))
+}
+
+/// Detector of a wait without progress. It is noticed once.
+struct StallDetector {
+    since: Instant,
+    last: Vec<u64>,
+    noticed: bool,
+}
+
+impl StallDetector {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            last: Vec::new(),
+            noticed: false,
+        }
+    }
+
+    /// Returns whether nothing has changed for a time while nothing runs, the first time that this is so.
+    fn is_noticed(&mut self, now: Instant, counts: Vec<u64>, running: bool) -> bool {
+        if running || counts != self.last {
+            (self.last, self.since) = (counts, now);
+        }
+        let noticed = !self.noticed && now.saturating_duration_since(self.since) >= STALL_TIMEOUT;
+        self.noticed |= noticed;
+        noticed
+    }
+
+    /// Returns how long to wait for the next answer, at most this long.
+    fn poll_wait(&self, now: Instant, most: Duration) -> Duration {
+        let stalled = now.saturating_duration_since(self.since);
+        match self.noticed {
+            true => most,
+            // A little more, so that the time has passed by then.
+            false => most.min(STALL_TIMEOUT.saturating_sub(stalled) + Duration::from_millis(50)),
+        }
+    }
 }
 
 async fn until_interrupted<T>(
@@ -91,12 +183,13 @@ async fn until_interrupted<T>(
 }
 
 /// Progress bar of a job on stderr, if that is a terminal.
-struct JobProgressBar {
+pub struct JobProgressBar {
     bar: Option<ProgressBar>,
 }
 
 impl JobProgressBar {
-    fn new() -> Self {
+    /// Creates a bar that shows nothing yet.
+    pub fn new() -> Self {
         let bar = output::is_interactive().then(|| {
             let bar = ProgressBar::new(0);
             let style =
@@ -131,9 +224,43 @@ impl JobProgressBar {
         bar.set_message(parts.join(", "));
     }
 
-    fn clear(&self) {
+    /// Removes the bar for good.
+    pub fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+
+    /// Prints something in the place of the bar, which comes back below it.
+    pub fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_without_progress_is_noticed_once() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut stall = StallDetector::new(begun);
+        assert!(!stall.is_noticed(at(0), vec![1, 0], false));
+        let second = Duration::from_secs(1);
+        assert_eq!(stall.poll_wait(at(0), second), second);
+        assert!(!stall.is_noticed(at(4), vec![0, 1], false), "progress");
+        assert!(!stall.is_noticed(at(8), vec![0, 1], false));
+        assert!(stall.poll_wait(at(8), POLL_WAIT) < 2 * second);
+        assert!(
+            !stall.is_noticed(at(10), vec![0, 1], true),
+            "something runs"
+        );
+        assert!(stall.is_noticed(at(16), vec![0, 1], false));
+        assert!(!stall.is_noticed(at(60), vec![0, 1], false));
+        assert_eq!(stall.poll_wait(at(60), POLL_WAIT), POLL_WAIT);
     }
 }

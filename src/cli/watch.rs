@@ -18,12 +18,15 @@ const TOP_LEFT: &str = "\x1b[H";
 const CLEAR_LINE: &str = "\x1b[K";
 /// Clears the rest of a screen that was longer before.
 const CLEAR_BELOW: &str = "\x1b[J";
+/// Cuts lines at the edge of the screen, and wraps them again.
+const WRAP_OFF: &str = "\x1b[?7l";
+const WRAP_ON: &str = "\x1b[?7h";
 /// Clears the whole screen, once.
 const CLEAR_ALL: &str = "\x1b[2J";
 
 /// Prints the answer every second until Ctrl-C:
 ///
-/// - On a terminal, answers replace each other in the same place.
+/// - On a terminal, answers replace each other in the same place, as many lines as fit.
 /// - Elsewhere, answers follow each other with an empty line between them.
 /// - As JSON, there is one document per line.
 ///
@@ -67,7 +70,7 @@ pub async fn watch<T: Serialize>(
             };
             match error {
                 error if screen => {
-                    let lines = screen_lines(&last, error.as_deref());
+                    let lines = fitting(screen_lines(&last, error.as_deref()), screen_rows());
                     output::draw(
                         [ScreenPart::Control(clear)]
                             .into_iter()
@@ -119,9 +122,36 @@ fn screen_parts(lines: &[String]) -> impl Iterator<Item = ScreenPart<'_>> {
             ScreenPart::Control("\n"),
         ]
     });
-    std::iter::once(ScreenPart::Control(TOP_LEFT))
+    [ScreenPart::Control(TOP_LEFT), ScreenPart::Control(WRAP_OFF)]
+        .into_iter()
         .chain(drawn)
-        .chain([ScreenPart::Control(CLEAR_BELOW)])
+        .chain([
+            ScreenPart::Control(WRAP_ON),
+            ScreenPart::Control(CLEAR_BELOW),
+        ])
+}
+
+/// Returns the number of rows of the terminal on stdout.
+fn screen_rows() -> Option<usize> {
+    // SAFETY: the structure is valid when zeroed, and outlives the call, which writes only that.
+    let rows = unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        let asked = libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size);
+        if asked == 0 { size.ws_row } else { 0 }
+    };
+    Some(usize::from(rows)).filter(|rows| *rows > 0)
+}
+
+/// Returns the lines that fit on a screen of this many rows, the last of which stays empty for the cursor.
+fn fitting(mut lines: Vec<String>, rows: Option<usize>) -> Vec<String> {
+    if let Some(most) = rows.map(|rows| rows.saturating_sub(1).max(1))
+        && lines.len() > most
+    {
+        let hidden = lines.len() - (most - 1);
+        lines.truncate(most - 1);
+        lines.push(format!("… {hidden} more lines"));
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -134,6 +164,7 @@ mod tests {
         let lines = screen_lines(&last, None);
         let parts: Vec<_> = screen_parts(&lines).collect();
         assert_eq!(parts.first(), Some(&ScreenPart::Control(TOP_LEFT)));
+        assert_eq!(parts.get(1), Some(&ScreenPart::Control(WRAP_OFF)));
         assert_eq!(parts.last(), Some(&ScreenPart::Control(CLEAR_BELOW)));
         let (clear, end) = (ScreenPart::Control(CLEAR_LINE), ScreenPart::Control("\n"));
         let shown = [
@@ -149,5 +180,17 @@ mod tests {
         let has = |text: &str| lines.iter().any(|line| line.contains(text));
         assert!(has("nobody answers") && has("0 s old"), "{lines:?}");
         assert_eq!(lines.last().map(String::as_str), Some("b"));
+    }
+
+    #[test]
+    fn no_more_lines_are_drawn_than_fit() {
+        let lines = |count: usize| (1..=count).map(|nth| nth.to_string()).collect::<Vec<_>>();
+        assert_eq!(fitting(lines(9), Some(10)), lines(9));
+        let cut = fitting(lines(100), Some(10));
+        assert_eq!(cut.len(), 9);
+        assert_eq!(cut[..8], lines(8));
+        assert_eq!(cut[8], "… 92 more lines");
+        assert_eq!(fitting(lines(100), None).len(), 100);
+        assert_eq!(fitting(lines(5), Some(1)).len(), 1);
     }
 }

@@ -3,12 +3,16 @@
 //! A command must stop at its time limit, on a cancel, after a lost lease, or when the worker shuts down. It gets
 //! SIGTERM together with its whole process group, and SIGKILL if it has not ended after a grace period. Once it has
 //! ended, by itself or not, the rest of its group is killed: an attempt leaves no process behind.
+//!
+//! A command that cannot be started for a want of this machine is no failure of its task: the lease goes back.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::pin::pin;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -20,8 +24,14 @@ use triarch_sdk::wire::{ExecError, ExecPayload, ExecResult, LeasedTask, OutputSt
 use triarch_sdk::worker::OutputWriter;
 use triarch_sdk::{Executor, Outcome, StopReason, TaskContext};
 
-use super::process::{Group, Starter};
-use crate::worker::captured_output::CapturedOutput;
+use super::captured_output::{CapturedOutput, OutputBounds, OutputText};
+use super::cgroup::{TaskGroup, TaskGroups};
+use super::child_reaper::{Children, TASK_ENV, TOKEN_ENV};
+use super::environment::PassedEnvironment;
+use super::file_limit::{FileLimit, is_want};
+use super::process::{Group, Start, Starter};
+use super::run_as::RunAs;
+use super::signal_names::signal_name;
 
 /// Maximum wait for the pipes of a command to end after its group is gone. A process that left the group may still hold
 /// them.
@@ -32,8 +42,8 @@ const MESSAGE_CHARS_MAX: usize = 200;
 /// Limits of every command of a worker.
 #[derive(Debug, Clone)]
 pub struct ExecLimits {
-    /// Maximum bytes kept of each of stdout and stderr.
-    pub output_bytes_max: usize,
+    /// Bounds of what is kept of each of stdout and stderr.
+    pub output: OutputBounds,
     /// Time from SIGTERM to SIGKILL.
     pub kill_grace: Duration,
 }
@@ -41,24 +51,107 @@ pub struct ExecLimits {
 impl Default for ExecLimits {
     fn default() -> Self {
         Self {
-            output_bytes_max: 256 << 10,
+            output: OutputBounds::default(),
             kill_grace: Duration::from_secs(5),
         }
     }
+}
+
+/// Surroundings of every command of a worker.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Variables of the worker that commands get.
+    pub environment: PassedEnvironment,
+    /// User that commands run as, if not the worker's.
+    pub run_as: Option<Arc<RunAs>>,
+    /// Groups that limit the memory and the processes of each task.
+    pub groups: Option<Arc<TaskGroups>>,
+    /// Limit on open files of the worker.
+    pub files: Option<FileLimit>,
 }
 
 /// Executor that runs `exec` tasks.
 #[derive(Debug)]
 pub struct ExecExecutor {
     starter: Starter,
+    children: Arc<Children>,
     limits: ExecLimits,
+    surroundings: Surroundings,
+    withheld: Vec<OsString>,
 }
 
 impl ExecExecutor {
     /// Creates an executor with the thread that starts its commands.
-    pub fn new(limits: ExecLimits) -> io::Result<Self> {
-        let starter = Starter::new()?;
-        Ok(Self { starter, limits })
+    pub fn new(limits: ExecLimits, surroundings: Surroundings) -> io::Result<Self> {
+        let children: Arc<Children> = Arc::default();
+        let starter = Starter::new(children.clone(), surroundings.files)?;
+        Ok(Self {
+            starter,
+            children,
+            limits,
+            withheld: surroundings.environment.withheld(),
+            surroundings,
+        })
+    }
+
+    /// Returns the children of this process, for the reaper.
+    pub fn children(&self) -> &Arc<Children> {
+        &self.children
+    }
+
+    /// Starts the command of a task.
+    async fn start(
+        &self,
+        task: &LeasedTask,
+        payload: &ExecPayload,
+    ) -> io::Result<(Group, Option<TaskGroup>)> {
+        let group = match &self.surroundings.groups {
+            Some(groups) => Some(groups.create()?),
+            None => None,
+        };
+        let start = Start {
+            command: self.command(task, payload),
+            lease: self
+                .children
+                .lease((task.id.clone(), task.token.to_string())),
+            join: group
+                .as_ref()
+                .map(TaskGroup::join_files)
+                .unwrap_or_default(),
+            run_as: self.surroundings.run_as.clone(),
+        };
+        Ok((self.starter.start(start).await?, group))
+    }
+
+    fn command(&self, task: &LeasedTask, payload: &ExecPayload) -> Command {
+        let mut command = Command::new(&payload.argv[0]);
+        for name in &self.withheld {
+            command.env_remove(name);
+        }
+        if let Some(run_as) = &self.surroundings.run_as {
+            command
+                .env("HOME", &run_as.home)
+                .env("USER", &run_as.name)
+                .env("LOGNAME", &run_as.name)
+                .env("SHELL", &run_as.shell);
+        }
+        command
+            .args(&payload.argv[1..])
+            .envs(&payload.env)
+            .env(TASK_ENV, &task.id)
+            .env("TRIARCH_JOB", &task.job)
+            .env("TRIARCH_ATTEMPT", task.attempt.to_string())
+            .env(TOKEN_ENV, task.token.to_string())
+            .stdin(match &payload.stdin {
+                Some(text) if !text.is_empty() => Stdio::piped(),
+                Some(_) | None => Stdio::null(),
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(cwd) = &payload.cwd {
+            command.current_dir(cwd);
+        }
+        command
     }
 }
 
@@ -69,12 +162,18 @@ impl Executor for ExecExecutor {
             Err(message) => return Outcome::failed_for_good("invalid_payload", &message),
         };
         let begun = Instant::now();
-        let group = match self.starter.start(command(&task, &payload)).await {
-            Ok(group) => group,
+        let (group, limits) = match self.start(&task, &payload).await {
+            Ok(started) => started,
             Err(error) => return spawn_failure(&payload, &error),
         };
-        match self.follow(group, payload.stdin, &context, begun).await {
-            Ok(ran) => outcome(ran, task.timeout_ms),
+        let followed = self.follow(group, payload.stdin, &context, begun).await;
+        let memory_kills = limits.as_ref().map_or(0, TaskGroup::memory_kills);
+        drop(limits);
+        match followed {
+            Ok(ran) => outcome(ran, task.timeout_ms, memory_kills),
+            Err(error) if is_want(&error) => Outcome::Returned {
+                reason: format!("a command could not be monitored: {error}"),
+            },
             Err(error) => Outcome::failed(
                 "exec",
                 &format!("the command could not be monitored: {error}"),
@@ -88,9 +187,8 @@ impl Executor for ExecExecutor {
 struct CompletedCommand {
     status: ExitStatus,
     stopped: Option<StopReason>,
-    stdout: String,
-    stderr: String,
-    truncated: bool,
+    stdout: OutputText,
+    stderr: OutputText,
     duration_ms: u64,
 }
 
@@ -102,16 +200,16 @@ impl ExecExecutor {
         context: &TaskContext,
         begun: Instant,
     ) -> io::Result<CompletedCommand> {
-        let (mut stdout, mut stderr) = (CapturedOutput::default(), CapturedOutput::default());
+        let mut stdout = CapturedOutput::new(self.limits.output);
+        let mut stderr = CapturedOutput::new(self.limits.output);
         let (stopped, duration, whole) = {
             let feed = feed(group.stdin()?, stdin);
             let streams = (group.stdout()?, group.stderr()?);
-            let limit = self.limits.output_bytes_max;
             let live = |stream| context.writer(stream);
             let drained = async {
                 tokio::join!(
-                    drain(&mut stdout, streams.0, limit, live(OutputStream::Stdout)),
-                    drain(&mut stderr, streams.1, limit, live(OutputStream::Stderr)),
+                    drain(&mut stdout, streams.0, live(OutputStream::Stdout)),
+                    drain(&mut stderr, streams.1, live(OutputStream::Stderr)),
                 );
             };
             let mut drained = pin!(drained);
@@ -139,11 +237,10 @@ impl ExecExecutor {
         };
         let status = group.finish()?;
         if !whole {
-            stdout.mark_truncated();
+            stdout.mark_incomplete();
         }
-        let (stdout, stdout_cut) = stdout.into_text();
-        let (stderr, stderr_cut) = stderr.into_text();
-        if !stdout_cut && !stderr_cut {
+        let (stdout, stderr) = (stdout.into_text(), stderr.into_text());
+        if !stdout.truncated && !stderr.truncated {
             context.output_is_in_outcome();
         }
         Ok(CompletedCommand {
@@ -151,7 +248,6 @@ impl ExecExecutor {
             stopped,
             stdout,
             stderr,
-            truncated: stdout_cut || stderr_cut,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         })
     }
@@ -174,17 +270,12 @@ impl ExecExecutor {
 }
 
 /// Reads a stream until its end or an error. After an error, the output counts as truncated.
-async fn drain(
-    into: &mut CapturedOutput,
-    from: Option<pipe::Receiver>,
-    bytes_max: usize,
-    mut live: OutputWriter,
-) {
+async fn drain(into: &mut CapturedOutput, from: Option<pipe::Receiver>, mut live: OutputWriter) {
     if let Some(from) = from
-        && let Err(error) = into.drain(from, bytes_max, &mut live).await
+        && let Err(error) = into.drain(from, &mut live).await
     {
         tracing::warn!(%error, "the output of a command could not be read to its end");
-        into.mark_truncated();
+        into.mark_incomplete();
     }
 }
 
@@ -209,77 +300,50 @@ fn payload_of(task: &LeasedTask) -> Result<ExecPayload, String> {
     let payload: ExecPayload = serde_json::from_str(payload).map_err(|error| {
         format!("the payload of an exec task is {{argv, env, stdin, cwd}}: {error}")
     })?;
-    match payload.argv.first() {
-        None => return Err("argv is empty".to_owned()),
-        Some(program) if program.is_empty() => return Err("argv[0] is empty".to_owned()),
-        Some(_) => {}
-    }
-    if payload.argv.iter().any(|argument| argument.contains('\0')) {
-        return Err("argv contains a NUL character".to_owned());
-    }
-    for (name, value) in &payload.env {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(format!("env has an invalid name: {name:?}"));
-        }
-        if value.contains('\0') {
-            return Err(format!("env.{name} contains a NUL character"));
-        }
-    }
-    if payload
-        .cwd
-        .as_ref()
-        .is_some_and(|cwd| cwd.is_empty() || cwd.contains('\0'))
-    {
-        return Err("cwd is not a path".to_owned());
-    }
+    payload
+        .check()
+        .map_err(|invalid| format!("{} {}", invalid.field, invalid.detail))?;
     Ok(payload)
 }
 
-fn command(task: &LeasedTask, payload: &ExecPayload) -> Command {
-    let mut command = Command::new(&payload.argv[0]);
-    command
-        .args(&payload.argv[1..])
-        .envs(&payload.env)
-        .env("TRIARCH_TASK", &task.id)
-        .env("TRIARCH_JOB", &task.job)
-        .env("TRIARCH_ATTEMPT", task.attempt.to_string())
-        .env("TRIARCH_TOKEN", task.token.to_string())
-        .stdin(match &payload.stdin {
-            Some(text) if !text.is_empty() => Stdio::piped(),
-            Some(_) | None => Stdio::null(),
-        })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    if let Some(cwd) = &payload.cwd {
-        command.current_dir(cwd);
-    }
-    command
-}
-
-/// Failure of a command that cannot be started. It is retryable only if the obstacle may pass, such as a lack of memory
-/// or file descriptors, because otherwise the next start would fail too.
+/// Outcome of a command that cannot be started. For a want of this machine the lease goes back. Otherwise it is a failure
+/// for good, because the next start would fail too, unless the program is just being written.
 fn spawn_failure(payload: &ExecPayload, error: &io::Error) -> Outcome {
-    let retryable = matches!(
-        error.raw_os_error(),
-        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ETXTBSY)
-    );
     let program = &payload.argv[0];
+    if is_want(error) {
+        return Outcome::Returned {
+            reason: format!("{program} was not started: {error}"),
+        };
+    }
     let message = match &payload.cwd {
         Some(cwd) if !Path::new(cwd).is_dir() => {
             format!("{program} was not started: the working directory {cwd} does not exist")
         }
         Some(_) | None => format!("{program} was not started: {error}"),
     };
-    if retryable {
-        Outcome::failed("spawn", &message)
-    } else {
-        Outcome::failed_for_good("spawn", &message)
+    match error.raw_os_error() {
+        Some(libc::ETXTBSY) => Outcome::failed("spawn", &message),
+        _ => Outcome::failed_for_good("spawn", &message),
     }
 }
 
-fn outcome(ran: CompletedCommand, timeout_ms: Option<u64>) -> Outcome {
+fn outcome(ran: CompletedCommand, timeout_ms: Option<u64>, memory_kills: u64) -> Outcome {
     let exit_code = ran.status.code();
     let signal = ran.status.signal();
+    let truncated = ran.stdout.truncated || ran.stderr.truncated;
+    // The last line of stderr is mostly the reason of the failure.
+    let reason = || {
+        let limit = match memory_kills {
+            0 => "",
+            _ => " (the task exceeded the limit of its worker on memory, --memory-max)",
+        };
+        let line = ran.stderr.last_line.as_deref().unwrap_or_default();
+        let line: String = line.chars().take(MESSAGE_CHARS_MAX).collect();
+        match line.is_empty() {
+            true => limit.to_owned(),
+            false => format!("{limit}: {line}"),
+        }
+    };
     let (kind, message) = match (ran.stopped, exit_code, signal) {
         (Some(StopReason::TimedOut), _, _) => {
             let limit = timeout_ms.unwrap_or_default();
@@ -292,26 +356,23 @@ fn outcome(ran: CompletedCommand, timeout_ms: Option<u64>) -> Outcome {
         | (None, Some(0), _) => {
             return Outcome::succeeded(&ExecResult {
                 exit_code: 0,
-                stdout: ran.stdout,
-                stderr: ran.stderr,
-                truncated: ran.truncated,
+                stdout: ran.stdout.text,
+                stderr: ran.stderr.text,
+                truncated,
+                stdout_omitted: ran.stdout.omitted,
+                stderr_omitted: ran.stderr.omitted,
+                stdout_raw: ran.stdout.raw,
+                stderr_raw: ran.stderr.raw,
                 duration_ms: ran.duration_ms,
             });
         }
         (Some(StopReason::Cancelled | StopReason::Lost | StopReason::ShuttingDown), _, _) => {
             return Outcome::Stopped;
         }
-        (None, Some(code), _) => (
-            "exit",
-            format!("exited with code {code}{}", last_line(&ran.stderr)),
-        ),
+        (None, Some(code), _) => ("exit", format!("exited with code {code}{}", reason())),
         (None, None, Some(signal)) => (
             "signal",
-            format!(
-                "killed by {}{}",
-                signal_name(signal),
-                last_line(&ran.stderr)
-            ),
+            format!("killed by {}{}", signal_name(signal), reason()),
         ),
         (None, None, None) => ("exec", format!("ended in an unknown way: {}", ran.status)),
     };
@@ -320,9 +381,13 @@ fn outcome(ran: CompletedCommand, timeout_ms: Option<u64>) -> Outcome {
         message,
         exit_code,
         signal: signal.map(signal_name),
-        stdout: ran.stdout,
-        stderr: ran.stderr,
-        truncated: ran.truncated,
+        stdout: ran.stdout.text,
+        stderr: ran.stderr.text,
+        truncated,
+        stdout_omitted: ran.stdout.omitted,
+        stderr_omitted: ran.stderr.omitted,
+        stdout_raw: ran.stdout.raw,
+        stderr_raw: ran.stderr.raw,
         duration_ms: ran.duration_ms,
     };
     match serde_json::value::to_raw_value(&error) {
@@ -331,29 +396,6 @@ fn outcome(ran: CompletedCommand, timeout_ms: Option<u64>) -> Outcome {
             retryable: true,
         },
         Err(error) => Outcome::failed("exec", &error.to_string()),
-    }
-}
-
-fn signal_name(number: i32) -> String {
-    Signal::try_from(number).map_or_else(
-        |_| format!("signal {number}"),
-        |signal| signal.as_str().to_owned(),
-    )
-}
-
-/// Returns the last line of stderr, which is mostly the reason of the failure.
-fn last_line(stderr: &str) -> String {
-    match stderr
-        .lines()
-        .rev()
-        .map(str::trim)
-        .find(|line| !line.is_empty())
-    {
-        Some(line) => format!(
-            ": {}",
-            line.chars().take(MESSAGE_CHARS_MAX).collect::<String>()
-        ),
-        None => String::new(),
     }
 }
 

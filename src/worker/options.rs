@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::cgroup::TaskLimits;
+
 /// Options of a worker, validated by the command line.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
@@ -20,4 +22,10 @@ pub struct WorkerOptions {
     pub resources: BTreeMap<String, u64>,
     /// Time that running attempts have to finish at shutdown before they are returned to their queues.
     pub shutdown_timeout: Duration,
+    /// Variables of the worker's environment that tasks get in addition to the usual ones; `*` stands for all.
+    pub pass_env: Vec<String>,
+    /// User that tasks run as, if not the worker's.
+    pub run_as: Option<String>,
+    /// Limits on each task.
+    pub task_limits: TaskLimits,
 }

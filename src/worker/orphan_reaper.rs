@@ -5,7 +5,7 @@
 //! groups still listed are killed. Unlike the kernel's own `PR_SET_PDEATHSIG` this reaches every process that a command
 //! has started. It also permits the fast way of starting commands, because no code has to run between fork and exec.
 //!
-//! A process that left its group is not reaped. The reaper ends right after its worker.
+//! A process that left its group is not killed. The reaper ends right after its worker.
 //!
 //! # Invariants
 //!
@@ -15,12 +15,14 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
+
+use super::child_reaper::Children;
 
 /// Maximum tracked groups; more than a worker may have slots.
 const GROUPS_MAX: usize = 16 << 10;
@@ -37,6 +39,7 @@ const PROCESS_NAME: &std::ffi::CStr = c"triarch-guard";
 #[derive(Debug)]
 pub struct OrphanReaper {
     state: Mutex<ReaperState>,
+    children: Arc<Children>,
 }
 
 #[derive(Debug)]
@@ -49,17 +52,19 @@ struct ReaperState {
 struct ReaperProcess {
     pid: Pid,
     pipe: File,
+    children: Arc<Children>,
 }
 
 impl OrphanReaper {
     /// Starts the reaper.
-    pub fn start() -> io::Result<Self> {
-        let process = ReaperProcess::start()?;
+    pub fn start(children: Arc<Children>) -> io::Result<Self> {
+        let process = ReaperProcess::start(&children)?;
         Ok(Self {
             state: Mutex::new(ReaperState {
                 groups: BTreeSet::new(),
                 process: Some(process),
             }),
+            children,
         })
     }
 
@@ -70,14 +75,14 @@ impl OrphanReaper {
         if state.groups.len() > GROUPS_MAX {
             tracing::warn!(%group, "too many commands: this one will outlive the worker if that is killed");
         }
-        state.send(group.as_raw());
+        state.send(group.as_raw(), &self.children);
     }
 
     /// Removes a group that has ended, before its leader is reaped.
     pub fn untrack(&self, group: Pid) {
         let mut state = self.lock();
         state.groups.remove(&group.as_raw());
-        state.send(-group.as_raw());
+        state.send(-group.as_raw(), &self.children);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, ReaperState> {
@@ -88,7 +93,7 @@ impl OrphanReaper {
 impl ReaperState {
     /// Sends a word to the reaper. A reaper that does not read (it was killed, or stopped) is replaced by one with the
     /// whole list.
-    fn send(&mut self, word: i32) {
+    fn send(&mut self, word: i32, children: &Arc<Children>) {
         let sent = match &mut self.process {
             Some(process) => process.send(word),
             None => Err(io::ErrorKind::NotConnected.into()),
@@ -99,7 +104,7 @@ impl ReaperState {
         tracing::warn!(%error, "the orphan reaper does not respond: replacing it");
         // The old reaper must be gone before the new one works, because its list is outdated.
         self.process = None;
-        let replaced = ReaperProcess::start().and_then(|mut process| {
+        let replaced = ReaperProcess::start(children).and_then(|mut process| {
             self.groups
                 .iter()
                 .try_for_each(|group| process.send(*group))?;
@@ -115,20 +120,24 @@ impl ReaperState {
 }
 
 impl ReaperProcess {
-    fn start() -> io::Result<Self> {
+    fn start(children: &Arc<Children>) -> io::Result<Self> {
         let (reading, writing) = pipe2(OFlag::O_CLOEXEC)?;
         // A reaper that does not read must not block the worker.
         fcntl(writing.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let mut groups = [0; GROUPS_MAX];
-        // SAFETY: the child of a process with threads may only make async-signal-safe calls, and `reaper_main` makes no
-        // others; it never returns.
-        match unsafe { fork()? } {
-            ForkResult::Child => unsafe { reaper_main(reading.as_raw_fd(), &mut groups) },
-            ForkResult::Parent { child } => Ok(Self {
-                pid: child,
-                pipe: File::from(writing),
-            }),
-        }
+        let pid = children.start(|| {
+            // SAFETY: the child of a process with threads may only make async-signal-safe calls, and `reaper_main` makes
+            // no others; it never returns.
+            match unsafe { fork()? } {
+                ForkResult::Child => unsafe { reaper_main(reading.as_raw_fd(), &mut groups) },
+                ForkResult::Parent { child } => Ok((child.as_raw(), child)),
+            }
+        })?;
+        Ok(Self {
+            pid,
+            pipe: File::from(writing),
+            children: children.clone(),
+        })
     }
 
     fn send(&mut self, word: i32) -> io::Result<()> {
@@ -141,7 +150,8 @@ impl Drop for ReaperProcess {
     fn drop(&mut self) {
         // No group is left, or another reaper takes over. In both cases this one must not act any more.
         let _ = kill(self.pid, Signal::SIGKILL);
-        let _ = waitpid(self.pid, None);
+        let reap = || waitpid(self.pid, None);
+        let _ = self.children.reap_owned(self.pid.as_raw(), reap);
     }
 }
 
@@ -229,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_killed_reaper_is_replaced_and_sent_the_whole_list() {
-        let reaper = OrphanReaper::start().expect("started");
+        let reaper = OrphanReaper::start(Arc::default()).expect("started");
         let pid = |reaper: &OrphanReaper| reaper.lock().process.as_ref().map(|process| process.pid);
         let first = pid(&reaper).expect("there");
         kill(first, Signal::SIGKILL).expect("killed");

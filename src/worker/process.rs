@@ -11,61 +11,84 @@
 //! program is in place. No code runs in the child between fork and exec, so that the standard library may use
 //! `posix_spawn`. That call does not copy the worker's memory map and is several times faster.
 //!
-//! A process that left the group (`setsid`) is deliberately not covered.
+//! A process that left the group (`setsid`) is killed later, see [`child_reaper`](super::child_reaper).
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::worker::orphan_reaper::OrphanReaper;
+use super::cgroup;
+use super::child_reaper::{Children, RunningLease};
+use super::file_limit::{FileLimit, is_want};
+use super::orphan_reaper::OrphanReaper;
+use super::run_as::RunAs;
 
+/// Interval between two looks at a command whose end the kernel cannot announce, for want of descriptors.
+const END_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Maximum commands that wait to be started.
 const STARTS_WAITING_MAX: usize = 64;
 
 /// Starts commands on a thread of its own.
 #[derive(Debug)]
 pub struct Starter {
-    requests: mpsc::Sender<Start>,
+    requests: mpsc::Sender<Request>,
+}
+
+/// A command to start.
+#[derive(Debug)]
+pub struct Start {
+    /// The program, its arguments and its environment.
+    pub command: Command,
+    /// Attempt that it belongs to.
+    pub lease: RunningLease,
+    /// Files by which it joins control groups.
+    pub join: Vec<std::ffi::CString>,
+    /// User that it runs as, if not the worker's.
+    pub run_as: Option<Arc<RunAs>>,
 }
 
 #[derive(Debug)]
-struct Start {
-    command: Command,
+struct Request {
+    start: Start,
     reply: oneshot::Sender<io::Result<Group>>,
 }
 
 impl Starter {
     /// Creates a starter with its thread and its orphan reaper, which end with it.
-    pub fn new() -> io::Result<Self> {
-        let reaper = Arc::new(OrphanReaper::start()?);
-        let (requests, mut waiting) = mpsc::channel::<Start>(STARTS_WAITING_MAX);
+    pub fn new(children: Arc<Children>, files: Option<FileLimit>) -> io::Result<Self> {
+        let reaper = Arc::new(OrphanReaper::start(children.clone())?);
+        let (requests, mut waiting) = mpsc::channel::<Request>(STARTS_WAITING_MAX);
         std::thread::Builder::new()
             .name("exec-start".to_owned())
             .spawn(move || {
-                while let Some(Start { command, reply }) = waiting.blocking_recv() {
+                while let Some(Request { start, reply }) = waiting.blocking_recv() {
+                    let started = Group::start(start, &children, reaper.clone());
+                    if let (Ok(group), Some(files)) = (&started, files) {
+                        files.restore(group.id);
+                    }
                     // If nobody waits for it any more, the group is returned here and cleaned up by its drop.
-                    let _ = reply.send(Group::start(command, reaper.clone()));
+                    let _ = reply.send(started);
                 }
             })?;
         Ok(Self { requests })
     }
 
-    /// Starts `command` as the leader of a new group.
-    pub async fn start(&self, command: Command) -> io::Result<Group> {
+    /// Starts a command as the leader of a new group.
+    pub async fn start(&self, start: Start) -> io::Result<Group> {
         let (reply, started) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts commands is gone");
-        let start = Start { command, reply };
-        self.requests.send(start).await.map_err(|_| gone())?;
+        let request = Request { start, reply };
+        self.requests.send(request).await.map_err(|_| gone())?;
         started.await.map_err(|_| gone())?
     }
 }
@@ -77,20 +100,50 @@ pub struct Group {
     child: Option<Child>,
     id: Pid,
     reaper: Arc<OrphanReaper>,
+    children: Arc<Children>,
+    /// Ends after the group.
+    _lease: RunningLease,
 }
 
 impl Group {
-    fn start(mut command: Command, reaper: Arc<OrphanReaper>) -> io::Result<Self> {
+    fn start(
+        start: Start,
+        children: &Arc<Children>,
+        reaper: Arc<OrphanReaper>,
+    ) -> io::Result<Self> {
+        let Start {
+            mut command,
+            lease,
+            join,
+            run_as,
+        } = start;
         command.process_group(0);
-        let child = command.spawn()?;
-        let id =
-            i32::try_from(child.id()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-        let id = Pid::from_raw(id);
+        if !join.is_empty() || run_as.is_some() {
+            // SAFETY: only async-signal-safe calls, on memory that was allocated before.
+            unsafe {
+                command.pre_exec(move || {
+                    cgroup::join(&join)?;
+                    run_as.as_ref().map_or(Ok(()), |run_as| run_as.apply())
+                });
+            }
+        }
+        let child = children.start(|| {
+            // A command inherits the mask of this thread.
+            let mask = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+            let child = command.spawn();
+            mask.thread_set_mask()?;
+            let child = child?;
+            let id = i32::try_from(child.id()).map_err(io::Error::other)?;
+            Ok((id, child))
+        })?;
+        let id = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
         reaper.track(id);
         Ok(Self {
             child: Some(child),
             id,
             reaper,
+            children: children.clone(),
+            _lease: lease,
         })
     }
 
@@ -120,7 +173,6 @@ impl Group {
 
     /// Waits until the leader has ended, without reaping it.
     pub async fn ended(&self) -> io::Result<()> {
-        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         let id = self.id;
         match pidfd(id) {
             Ok(pidfd) => {
@@ -130,20 +182,23 @@ impl Group {
                 loop {
                     let mut ready = pidfd.readable().await?;
                     // A kill follows, so a wake-up alone is not proof enough that the leader has ended.
-                    match waitid(Id::Pid(id), look | WaitPidFlag::WNOHANG)? {
-                        WaitStatus::StillAlive => ready.clear_ready(),
-                        _ => return Ok(()),
+                    if has_ended(id, libc::WNOHANG)? {
+                        return Ok(());
                     }
+                    ready.clear_ready();
                 }
+            }
+            Err(error) if is_want(&error) => {
+                while !has_ended(id, libc::WNOHANG)? {
+                    tokio::time::sleep(END_POLL_INTERVAL).await;
+                }
+                Ok(())
             }
             // Without pidfds in the kernel, a thread waits instead. If this future is cancelled, that thread ends with
             // the group.
             Err(_) => {
-                let wait = move || waitid(Id::Pid(id), look);
-                let waited = tokio::task::spawn_blocking(wait)
-                    .await
-                    .map_err(io::Error::other)?;
-                waited.map(drop).map_err(io::Error::from)
+                let waited = tokio::task::spawn_blocking(move || has_ended(id, 0)).await;
+                waited.map_err(io::Error::other)?.map(drop)
             }
         }
     }
@@ -163,7 +218,7 @@ impl Group {
             return Err(io::Error::other("the command was reaped already"));
         };
         self.reaper.untrack(self.id);
-        child.wait()
+        wait_for(&mut child, self.id, &self.children)
     }
 }
 
@@ -174,13 +229,44 @@ impl Drop for Group {
             return;
         };
         self.reaper.untrack(self.id);
-        if matches!(child.try_wait(), Ok(Some(_))) {
+        let (id, children) = (self.id, self.children.clone());
+        if matches!(has_ended(id, libc::WNOHANG), Ok(true)) {
+            let _ = wait_for(&mut child, id, &children);
             return;
         }
         // The command dies in a moment, but a drop must not wait for it.
         let waiter = std::thread::Builder::new().name("exec-reap".to_owned());
-        if let Err(error) = waiter.spawn(move || child.wait()) {
+        if let Err(error) = waiter.spawn(move || wait_for(&mut child, id, &children)) {
             tracing::warn!(%error, "an ended command stays a zombie until the worker ends");
+        }
+    }
+}
+
+/// Waits until a child has ended, and reaps it.
+fn wait_for(child: &mut Child, id: Pid, children: &Children) -> io::Result<ExitStatus> {
+    has_ended(id, 0)?;
+    children.reap_owned(id.as_raw(), || child.wait())
+}
+
+/// Returns whether a child has ended, without reaping it. Without `WNOHANG` in the options it waits until then.
+fn has_ended(id: Pid, options: libc::c_int) -> io::Result<bool> {
+    let pid = libc::id_t::try_from(id.as_raw()).map_err(io::Error::other)?;
+    loop {
+        // SAFETY: an all-zero `siginfo_t` is valid, and the call writes only that.
+        let (result, info) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let options = libc::WEXITED | libc::WNOWAIT | options;
+            (libc::waitid(libc::P_PID, pid, &raw mut info, options), info)
+        };
+        match result {
+            // SAFETY: the call has filled in the fields of a child, or left them zero if none has ended.
+            0 => return Ok(unsafe { info.si_pid() } != 0),
+            _ => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
         }
     }
 }

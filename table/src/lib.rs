@@ -105,7 +105,7 @@ pub mod types;
 pub use command::Command;
 pub use command::event::Event;
 pub use command::reply::Reply;
-pub use query::list::{JobFilter, ListPage, QueueView, TaskFilter};
+pub use query::list::{JobFilter, ListOrder, ListPage, QueueView, TaskFilter};
 pub use records::job::Job;
 pub use records::schedule::Schedule;
 pub use records::task::Task;

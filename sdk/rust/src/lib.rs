@@ -67,6 +67,7 @@
 
 pub mod client;
 pub mod error;
+pub mod json_text;
 pub mod output_tail;
 pub mod wire;
 pub mod worker;

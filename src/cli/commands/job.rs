@@ -6,9 +6,10 @@ use chrono::Utc;
 use clap::{Args, Subcommand};
 use triarch_sdk::wire::{Job, JobList, JobState, JobsQuery, TaskState};
 
-use crate::cli::args::{PageArgs, parse_word};
+use crate::cli::args::{PageArgs, one_of};
 use crate::cli::context::CommandContext;
 use crate::cli::error::{CommandError, EXIT_FAILED};
+use crate::cli::ids;
 use crate::cli::output::{self, Cell, Column, Format};
 use crate::cli::task_output;
 use crate::cli::time_format;
@@ -27,8 +28,8 @@ enum JobCommand {
     /// Lists jobs, the newest first
     #[command(visible_alias = "ls")]
     List {
-        /// Only jobs in this state: running, succeeded, failed or cancelled
-        #[arg(long, value_parser = parse_word::<JobState>)]
+        /// Only jobs in this state
+        #[arg(long, value_parser = one_of::<JobState>(JobState::ALL.map(JobState::as_str)))]
         state: Option<JobState>,
         /// Only jobs with this name
         #[arg(long)]
@@ -84,6 +85,7 @@ impl JobArgs {
                 Ok(ExitCode::SUCCESS)
             }
             JobCommand::Show { id } => {
+                ids::expect(context, ids::JOB, &id)?;
                 let job = context.client.job(&id).await?;
                 output::print(context.format, &job, render)?;
                 if context.format == Format::Table && output::is_interactive() {
@@ -97,6 +99,9 @@ impl JobArgs {
             JobCommand::Wait { ids } => {
                 let mut all_succeeded = true;
                 for id in &ids {
+                    ids::expect(context, ids::JOB, id)?;
+                }
+                for id in &ids {
                     match wait::wait_for_job(context, id).await? {
                         WaitOutcome::Finished(job) => {
                             output::print(context.format, &job, |job| job.state.to_string())?;
@@ -108,11 +113,13 @@ impl JobArgs {
                 Ok(ExitCode::from(if all_succeeded { 0 } else { EXIT_FAILED }))
             }
             JobCommand::Output { id } => {
+                ids::expect(context, ids::JOB, &id)?;
                 let job = context.client.job(&id).await?;
                 task_output::print_job(context, &job).await?;
                 Ok(ExitCode::SUCCESS)
             }
             JobCommand::Cancel { id } => {
+                ids::expect(context, ids::JOB, &id)?;
                 let job = context.client.cancel_job(&id).await?;
                 output::print(context.format, &job, render)?;
                 Ok(ExitCode::SUCCESS)

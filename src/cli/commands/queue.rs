@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use triarch_sdk::wire::{Placement, Purge, Queue, QueueList, QueueSettings, ReadQuery};
+use triarch_sdk::wire::{Placement, Purge, Purged, Queue, QueueList, QueueSettings, ReadQuery};
 
-use crate::cli::args::parse_word;
+use crate::cli::args::one_of;
+use crate::cli::confirmation::Confirmation;
 use crate::cli::context::CommandContext;
 use crate::cli::duration;
-use crate::cli::error::CommandError;
+use crate::cli::error::{CommandError, EXIT_FAILED};
 use crate::cli::output::{self, Cell, Column};
 use crate::cli::time_format;
 use crate::cli::watch::watch;
@@ -57,6 +58,8 @@ enum QueueCommand {
         /// Deletes the queue's failed tasks with their jobs, and cancels nothing
         #[arg(long)]
         dead_letters: bool,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
 }
 
@@ -82,7 +85,7 @@ struct SetArgs {
     #[arg(long, value_name = "N")]
     weight: Option<u32>,
     /// Preferred worker: the one with the smallest (spread) or the largest (pack) part of its slots in use
-    #[arg(long, value_parser = parse_word::<Placement>)]
+    #[arg(long, value_parser = one_of::<Placement>(Placement::ALL.map(Placement::as_str)))]
     placement: Option<Placement>,
     /// Time for which finished jobs are kept, such as 12h
     #[arg(long, value_name = "DURATION|none", value_parser = bound_ms)]
@@ -147,17 +150,11 @@ impl QueueArgs {
                 output::print(context.format, &list, render_list)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            QueueCommand::Purge { name, dead_letters } => {
-                let purged = client.purge_queue(&name, Purge { dead_letters }).await?;
-                output::print(context.format, &purged, |purged| match dead_letters {
-                    false => format!("cancelled {} tasks of queue {name}", purged.cancelled),
-                    true => format!(
-                        "deleted {} jobs with dead letters of queue {name}",
-                        purged.forgotten_jobs
-                    ),
-                })?;
-                return Ok(ExitCode::SUCCESS);
-            }
+            QueueCommand::Purge {
+                name,
+                dead_letters,
+                confirmation,
+            } => return purge(context, &name, dead_letters, confirmation).await,
             QueueCommand::Show { name } => client.queue(&name).await?,
             QueueCommand::Set(set) => client.set_queue(&set.name, &set.settings()).await?,
             QueueCommand::Pause { name } => client.set_queue(&name, &paused(true)).await?,
@@ -166,6 +163,47 @@ impl QueueArgs {
         output::print(context.format, &queue, render)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Purges a queue, after the question that this may need.
+async fn purge(
+    context: &CommandContext,
+    name: &str,
+    dead_letters: bool,
+    confirmation: Confirmation,
+) -> Result<ExitCode, CommandError> {
+    let purge = async |dry_run| {
+        let purge = Purge {
+            dead_letters,
+            dry_run,
+        };
+        context.client.purge_queue(name, purge).await
+    };
+    let text = |purged: &Purged, cancel: &str, delete: &str| match dead_letters {
+        false => format!("{cancel} {} tasks of queue {name}", purged.cancelled),
+        true => format!(
+            "{delete} {} jobs with dead letters of queue {name}",
+            purged.forgotten_jobs
+        ),
+    };
+    if confirmation.needs_count() {
+        let counted = purge(true).await?;
+        if confirmation.dry_run {
+            output::print(context.format, &counted, |counted| {
+                text(counted, "would have cancelled", "would have deleted")
+            })?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let question = text(&counted, "This cancels", "This deletes");
+        if !confirmation.asks(&format!("{question}."))? {
+            return Ok(ExitCode::from(EXIT_FAILED));
+        }
+    }
+    let purged = purge(false).await?;
+    output::print(context.format, &purged, |purged| {
+        text(purged, "cancelled", "deleted")
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn render(queue: &Queue) -> String {

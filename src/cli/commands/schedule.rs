@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use triarch_sdk::wire::{CatchUp, Overlap, PutSchedule, Schedule, ScheduleList};
 
 use super::submit::WorkArgs;
-use crate::cli::args::{PageArgs, parse_word};
+use crate::cli::args::{PageArgs, one_of};
 use crate::cli::context::CommandContext;
 use crate::cli::error::CommandError;
 use crate::cli::output::{self, Cell, Column};
@@ -66,7 +66,7 @@ enum ScheduleCommand {
 /// Creates a schedule, or replaces the one with this name
 #[derive(Debug, Args)]
 #[command(
-    group(clap::ArgGroup::new("work").args(["argv", "file", "stdin"]).required(true)),
+    group(clap::ArgGroup::new("work").args(["argv", "file", "stdin_job"]).required(true)),
     override_usage = "triarch schedule set NAME --cron CRON [OPTIONS] -- ARGV...\n       \
                       triarch schedule set NAME --cron CRON [OPTIONS] --file JOB.json\n       \
                       triarch schedule set NAME --cron CRON [OPTIONS] -",
@@ -89,10 +89,10 @@ struct SetArgs {
     #[arg(long, value_name = "ZONE")]
     timezone: Option<String>,
     /// Policy for a tick while the job of an earlier one is unfinished: allow or forbid [default: allow]
-    #[arg(long, value_name = "POLICY", value_parser = parse_word::<Overlap>)]
+    #[arg(long, value_name = "POLICY", value_parser = one_of::<Overlap>(Overlap::ALL.map(Overlap::as_str)))]
     overlap: Option<Overlap>,
     /// Ticks missed while the cluster was down that still submit a job: none, one (the last) or all [default: one]
-    #[arg(long, value_name = "POLICY", value_parser = parse_word::<CatchUp>)]
+    #[arg(long, value_name = "POLICY", value_parser = one_of::<CatchUp>(CatchUp::ALL.map(CatchUp::as_str)))]
     catch_up: Option<CatchUp>,
     /// Creates the schedule paused
     #[arg(long)]
@@ -146,7 +146,7 @@ impl ScheduleArgs {
 
 impl SetArgs {
     fn put(self) -> Result<(String, PutSchedule), CommandError> {
-        let mut job = self.work.job()?;
+        let mut job = self.work.job_of_schedule(&self.name)?;
         if job.idempotency_key.is_some() {
             return Err(CommandError::Usage(
                 "the job has an idempotency_key: remove it, because the job of each tick gets its own"

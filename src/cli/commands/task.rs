@@ -5,13 +5,16 @@ use std::process::ExitCode;
 use chrono::Utc;
 use clap::{Args, Subcommand};
 use triarch_sdk::wire::{
-    Attempt, Explanation, RawValue, Swept, Task, TaskList, TaskSelection, TaskState, TasksQuery,
+    Attempt, Explanation, ListOrder, RawValue, Swept, Task, TaskList, TaskSelection, TaskState,
+    TasksQuery,
 };
 
 use super::task_logs;
-use crate::cli::args::{PageArgs, parse_word};
+use crate::cli::args::{PageArgs, one_of};
+use crate::cli::confirmation::Confirmation;
 use crate::cli::context::CommandContext;
 use crate::cli::error::{CommandError, EXIT_FAILED};
+use crate::cli::ids;
 use crate::cli::output::{self, Cell, Column, Format};
 use crate::cli::task_output;
 use crate::cli::time_format;
@@ -27,17 +30,17 @@ pub struct TaskArgs {
 
 #[derive(Debug, Subcommand)]
 enum TaskCommand {
-    /// Lists tasks, in the order of their submission
+    /// Lists tasks, the newest first; those of one job in the order of their submission
     #[command(visible_alias = "ls")]
     List {
         /// Only tasks of this job; not together with the other filters
-        #[arg(long, conflicts_with_all = ["queue", "state", "kind", "worker"])]
+        #[arg(long, conflicts_with_all = ["queue", "state", "kind", "worker", "tag", "name", "error_type", "order"])]
         job: Option<String>,
         /// Only tasks of this queue
         #[arg(long)]
         queue: Option<String>,
         /// Only tasks in this state, such as queued, running or failed
-        #[arg(long, value_parser = parse_word::<TaskState>)]
+        #[arg(long, value_parser = one_of::<TaskState>(TaskState::ALL.map(TaskState::as_str)))]
         state: Option<TaskState>,
         /// Only tasks of this kind
         #[arg(long)]
@@ -45,6 +48,18 @@ enum TaskCommand {
         /// Only tasks that run on this worker, or ran there last
         #[arg(long)]
         worker: Option<String>,
+        /// Only tasks with this tag
+        #[arg(long)]
+        tag: Option<String>,
+        /// Only tasks of jobs with this name
+        #[arg(long)]
+        name: Option<String>,
+        /// Only tasks whose error has this type, such as exit or timeout
+        #[arg(long, value_name = "TYPE")]
+        error_type: Option<String>,
+        /// Order of the list: desc is the newest first, asc the oldest first [default: desc]
+        #[arg(long, value_parser = one_of::<ListOrder>(["asc", "desc"]))]
+        order: Option<ListOrder>,
         #[command(flatten)]
         page: PageArgs,
     },
@@ -77,22 +92,31 @@ enum TaskCommand {
         /// Number of the attempt [default: the latest]
         #[arg(long, value_name = "N")]
         attempt: Option<u32>,
+        /// Writes the bytes of an ended attempt as they were written, also those that are not UTF-8
+        #[arg(long, conflicts_with = "follow")]
+        raw: bool,
     },
     /// Cancels one unfinished task, or all unfinished tasks that match the options
     Cancel {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
     /// Retries one finished task, or all that match the options. Options without --state select failed tasks only. All
     /// attempts of a retried task are available again
     Retry {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
     /// Deletes finished jobs with a task that matches the options. Options without --state select failed tasks only
     Forget {
         #[command(flatten)]
         selected: Option<Selected>,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
 }
 
@@ -114,7 +138,7 @@ struct Selected {
     #[arg(long)]
     queue: Option<String>,
     /// Only tasks in this state
-    #[arg(long, value_parser = parse_word::<TaskState>)]
+    #[arg(long, value_parser = one_of::<TaskState>(TaskState::ALL.map(TaskState::as_str)))]
     state: Option<TaskState>,
     /// Only tasks of this kind
     #[arg(long)]
@@ -125,13 +149,16 @@ struct Selected {
     /// Only tasks of this job
     #[arg(long)]
     job: Option<String>,
+    /// Only tasks with this tag
+    #[arg(long)]
+    tag: Option<String>,
 }
 
 /// Builds the selection, which must not be empty.
 fn selection(selected: Option<Selected>) -> Result<TaskSelection, CommandError> {
     let Some(selected) = selected else {
         return Err(CommandError::Usage(
-            "no tasks are selected: name one by its id, or use --queue, --state, --kind, --worker or --job"
+            "no tasks are selected: name one by its id, or use --queue, --state, --kind, --worker, --job or --tag"
                 .to_owned(),
         ));
     };
@@ -141,7 +168,60 @@ fn selection(selected: Option<Selected>) -> Result<TaskSelection, CommandError> 
         kind: selected.kind,
         worker: selected.worker,
         job: selected.job,
+        tag: selected.tag,
+        dry_run: false,
     })
+}
+
+/// A bulk operation, as its question and its report name it.
+struct Bulk {
+    verb: &'static str,
+    done: &'static str,
+    would: &'static str,
+    thing: &'static str,
+}
+
+impl Bulk {
+    /// Runs the operation on a selection, after the question that it may need.
+    async fn run(
+        self,
+        context: &CommandContext,
+        mut selection: TaskSelection,
+        confirmation: &Confirmation,
+        change: impl AsyncFn(&TaskSelection) -> Result<Swept, triarch_sdk::Error>,
+    ) -> Result<ExitCode, CommandError> {
+        if confirmation.needs_count() {
+            selection.dry_run = true;
+            let counted = change(&selection).await?;
+            selection.dry_run = false;
+            if confirmation.dry_run {
+                return self.print(context, &counted, self.would);
+            }
+            let count = things(counted.count, self.thing);
+            if !confirmation.asks(&format!("This {} {count}.", self.verb))? {
+                return Ok(ExitCode::from(EXIT_FAILED));
+            }
+        }
+        let swept = change(&selection).await?;
+        self.print(context, &swept, self.done)
+    }
+
+    fn print(
+        &self,
+        context: &CommandContext,
+        swept: &Swept,
+        what: &str,
+    ) -> Result<ExitCode, CommandError> {
+        output::print(context.format, swept, |swept| {
+            format!("{what} {}", things(swept.count, self.thing))
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn things(count: u64, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{plural}")
 }
 
 impl TaskArgs {
@@ -168,18 +248,24 @@ impl TaskArgs {
                 state,
                 kind,
                 worker,
+                tag,
+                name,
+                error_type,
+                order,
                 page,
             } => {
-                let (limit, after) = (Some(page.limit), page.after);
                 let query = TasksQuery {
                     queue,
                     state,
                     kind,
                     worker,
-                    limit,
-                    after,
-                    fields: None,
-                    consistency: None,
+                    tag,
+                    name,
+                    error_type,
+                    order: Some(order.unwrap_or(ListOrder::Desc)),
+                    limit: Some(page.limit),
+                    after: page.after,
+                    ..TasksQuery::default()
                 };
                 if page.watch {
                     let ask = async || Ok(context.client.tasks(&query).await?);
@@ -189,6 +275,9 @@ impl TaskArgs {
                 show_list(context, &list)
             }
             TaskCommand::Show { ids } => {
+                for id in &ids {
+                    ids::expect(context, ids::TASK, id)?;
+                }
                 for (nth, id) in ids.iter().enumerate() {
                     let task = context.client.task(id).await?;
                     if nth > 0 && context.format == Format::Table {
@@ -198,20 +287,24 @@ impl TaskArgs {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            TaskCommand::Wait { id } => match wait::wait_for_task(context, &id).await? {
-                WaitOutcome::Finished(task) => {
-                    match context.format {
-                        Format::Table => task_output::print_task(&task)?,
-                        Format::Json => output::print(Format::Json, &task, render)?,
+            TaskCommand::Wait { id } => {
+                ids::expect(context, ids::TASK, &id)?;
+                match wait::wait_for_task(context, &id).await? {
+                    WaitOutcome::Finished(task) => {
+                        match context.format {
+                            Format::Table => task_output::print_task(&task)?,
+                            Format::Json => output::print(Format::Json, &task, render)?,
+                        }
+                        Ok(exit_code(&task))
                     }
-                    Ok(exit_code(&task))
+                    WaitOutcome::Interrupted => Ok(wait::interrupted_exit_code()),
                 }
-                WaitOutcome::Interrupted => Ok(wait::interrupted_exit_code()),
-            },
+            }
             TaskCommand::Logs {
                 id,
                 follow: true,
                 attempt,
+                raw: _,
             } => match task_logs::follow(context, &id, attempt).await? {
                 WaitOutcome::Finished(TaskState::Succeeded) => Ok(ExitCode::SUCCESS),
                 WaitOutcome::Finished(_) => {
@@ -225,60 +318,83 @@ impl TaskArgs {
                 id,
                 follow: false,
                 attempt,
+                raw,
             } => {
-                task_logs::show(context, &id, attempt).await?;
+                ids::expect(context, ids::TASK, &id)?;
+                match raw {
+                    true => task_logs::show_raw(context, &id, attempt).await?,
+                    false => task_logs::show(context, &id, attempt).await?,
+                }
                 Ok(ExitCode::SUCCESS)
             }
             TaskCommand::Explain { id } => {
+                ids::expect(context, ids::TASK, &id)?;
                 let explanation = context.client.explain_task(&id).await?;
                 output::print(context.format, &explanation, render_explanation)?;
                 Ok(ExitCode::SUCCESS)
             }
-            TaskCommand::Cancel { which } => match (which.id, which.selected) {
-                (Some(id), _) => {
-                    let task = context.client.cancel_task(&id).await?;
-                    output::print(context.format, &task, render)?;
-                    Ok(ExitCode::SUCCESS)
-                }
-                (None, selected) => {
-                    let selection = selection(selected)?;
-                    let swept = context.client.cancel_tasks(&selection).await?;
-                    print_bulk_count(context, &swept, "cancelled", "task")
-                }
-            },
-            TaskCommand::Retry { which } => match (which.id, which.selected) {
-                (Some(id), _) => {
-                    let task = context.client.retry_task(&id).await?;
-                    output::print(context.format, &task, render)?;
-                    Ok(ExitCode::SUCCESS)
-                }
-                (None, selected) => {
-                    let selection = selection(selected)?;
-                    let swept = context.client.retry_tasks(&selection).await?;
-                    print_bulk_count(context, &swept, "retried", "task")
-                }
-            },
-            TaskCommand::Forget { selected } => {
-                let selection = selection(selected)?;
-                let swept = context.client.forget_tasks(&selection).await?;
-                print_bulk_count(context, &swept, "forgot", "job")
+            TaskCommand::Cancel {
+                which,
+                confirmation,
+            } => {
+                let Some(id) = which.id else {
+                    let bulk = Bulk {
+                        verb: "cancels",
+                        done: "cancelled",
+                        would: "would have cancelled",
+                        thing: "task",
+                    };
+                    let change = async |selected: &TaskSelection| {
+                        context.client.cancel_tasks(selected).await
+                    };
+                    let selection = selection(which.selected)?;
+                    return bulk.run(context, selection, &confirmation, change).await;
+                };
+                confirmation.refuse_for_one()?;
+                ids::expect(context, ids::TASK, &id)?;
+                let task = context.client.cancel_task(&id).await?;
+                output::print(context.format, &task, render)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            TaskCommand::Retry {
+                which,
+                confirmation,
+            } => {
+                let Some(id) = which.id else {
+                    let bulk = Bulk {
+                        verb: "retries",
+                        done: "retried",
+                        would: "would have retried",
+                        thing: "task",
+                    };
+                    let change =
+                        async |selected: &TaskSelection| context.client.retry_tasks(selected).await;
+                    let selection = selection(which.selected)?;
+                    return bulk.run(context, selection, &confirmation, change).await;
+                };
+                confirmation.refuse_for_one()?;
+                ids::expect(context, ids::TASK, &id)?;
+                let task = context.client.retry_task(&id).await?;
+                output::print(context.format, &task, render)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            TaskCommand::Forget {
+                selected,
+                confirmation,
+            } => {
+                let bulk = Bulk {
+                    verb: "deletes",
+                    done: "forgot",
+                    would: "would have forgotten",
+                    thing: "job",
+                };
+                let change =
+                    async |selected: &TaskSelection| context.client.forget_tasks(selected).await;
+                bulk.run(context, selection(selected)?, &confirmation, change)
+                    .await
             }
         }
     }
-}
-
-/// Prints the number of tasks or jobs that a bulk operation changed.
-fn print_bulk_count(
-    context: &CommandContext,
-    swept: &Swept,
-    done: &str,
-    thing: &str,
-) -> Result<ExitCode, CommandError> {
-    output::print(context.format, swept, |swept| {
-        let plural = if swept.count == 1 { "" } else { "s" };
-        format!("{done} {} {thing}{plural}", swept.count)
-    })?;
-    Ok(ExitCode::SUCCESS)
 }
 
 fn render_explanation(explanation: &Explanation) -> String {

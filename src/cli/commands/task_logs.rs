@@ -4,14 +4,15 @@
 //! Following is a chain of long polls, each of which names the position where the last answer ended. It therefore
 //! outlives the master that answers them, and prints everything once.
 
-use std::io;
 use std::time::Duration;
 
-use triarch_sdk::wire::{LogChunk, Logs, LogsQuery, OutputStream, TaskState};
+use triarch_sdk::wire::exec::KIND as EXEC;
+use triarch_sdk::wire::{AttemptOutcome, LogsQuery, TaskState};
 
 use crate::cli::context::CommandContext;
 use crate::cli::error::CommandError;
 use crate::cli::output::{self, Format};
+use crate::cli::task_output;
 use crate::cli::wait::WaitOutcome;
 
 /// Maximum wait of one long poll.
@@ -29,7 +30,7 @@ pub async fn show(
     };
     let logs = context.client.task_logs(id, &query).await?;
     match context.format {
-        Format::Table => write(&query, &logs)?,
+        Format::Table => task_output::write_logs(&query, &logs)?,
         Format::Json => output::print(Format::Json, &logs, |_| String::new())?,
     }
     Ok(())
@@ -51,7 +52,7 @@ pub async fn follow(
         loop {
             let logs = context.client.task_logs(id, &query).await?;
             match context.format {
-                Format::Table => write(&query, &logs)?,
+                Format::Table => task_output::write_logs(&query, &logs)?,
                 // One object per line, for a reader that parses the stream.
                 Format::Json if !logs.chunks.is_empty() || logs.done => {
                     output::print_json_line(&logs)?;
@@ -72,29 +73,53 @@ pub async fn follow(
     }
 }
 
-/// Prints the answer to this query, and notes where output is missing.
-fn write(asked: &LogsQuery, logs: &Logs) -> io::Result<()> {
-    let mut at = [asked.stdout_from, asked.stderr_from].map(Option::unwrap_or_default);
-    for chunk in &logs.chunks {
-        let at = match chunk.stream {
-            OutputStream::Stdout => &mut at[0],
-            OutputStream::Stderr => &mut at[1],
+/// Writes the bytes of one ended attempt: those of its stdout to stdout and those of its stderr to stderr.
+pub async fn show_raw(
+    context: &CommandContext,
+    id: &str,
+    attempt: Option<u32>,
+) -> Result<(), CommandError> {
+    let task = context.client.task(id).await?;
+    let number = attempt.unwrap_or(task.attempt);
+    let ended = task
+        .attempts
+        .iter()
+        .flatten()
+        .find(|ended| ended.attempt == number);
+    let outcome = match ended {
+        Some(ended) if ended.outcome == Some(AttemptOutcome::Succeeded) => task.result.as_deref(),
+        Some(ended) => ended.error.as_deref(),
+        None => None,
+    };
+    let is_running = ended.is_some_and(|ended| ended.outcome.is_none());
+    let streams = outcome.and_then(task_output::streams_of);
+    let Some(streams) = streams.filter(|_| task.kind == EXEC) else {
+        let why = match is_running {
+            true => {
+                "still runs: its bytes are there when it has ended. Without --raw, its output is there now"
+            }
+            false => {
+                "has no recorded output. Without --raw, there may be output of it while its leader remembers it"
+            }
         };
-        if chunk.offset > *at {
-            let (missing, stream) = (chunk.offset - *at, chunk.stream.as_str());
+        return Err(CommandError::Failed(format!(
+            "attempt {number} of task {id} {why}"
+        )));
+    };
+    for (stream, (bytes, omitted)) in [
+        ("stdout", streams.stdout_bytes()),
+        ("stderr", streams.stderr_bytes()),
+    ] {
+        match stream {
+            "stdout" => output::write_raw_stdout(&bytes)?,
+            _ => output::write_raw_stderr(&bytes)?,
+        }
+        if let Some(omitted) = omitted {
             output::print_note(&format!(
-                "triarch: {missing} bytes of {stream} are no longer available"
+                "triarch: {} bytes of {stream} are left out after byte {}",
+                omitted.bytes, omitted.at
             ));
         }
-        *at = chunk.offset + chunk.text.len() as u64;
-        write_chunk(chunk)?;
     }
     Ok(())
-}
-
-fn write_chunk(chunk: &LogChunk) -> io::Result<()> {
-    match chunk.stream {
-        OutputStream::Stdout => output::write_task_stdout(&chunk.text),
-        OutputStream::Stderr => output::write_task_stderr(&chunk.text),
-    }
 }

@@ -8,7 +8,7 @@ use chrono::Utc;
 use clap::{Args, Subcommand};
 use triarch_sdk::wire::{Worker, WorkerList, WorkerState, WorkersQuery};
 
-use crate::cli::args::{PageArgs, parse_word};
+use crate::cli::args::{PageArgs, label, one_of, resource};
 use crate::cli::context::CommandContext;
 use crate::cli::duration;
 use crate::cli::error::{CommandError, usage_error};
@@ -16,7 +16,7 @@ use crate::cli::logging::LogArgs;
 use crate::cli::output::{self, Cell, Column};
 use crate::cli::time_format;
 use crate::cli::watch::watch;
-use crate::worker::WorkerOptions;
+use crate::worker::{PassedEnvironment, TaskLimits, WorkerOptions};
 
 /// Runs a worker, or administers the workers of a cluster
 #[derive(Debug, Args)]
@@ -33,8 +33,8 @@ pub enum WorkerCommand {
     /// Lists all workers, including those that were lost or left a short time ago
     #[command(visible_alias = "ls")]
     List {
-        /// Only workers in this state: live, paused, quarantined, probation, draining, lost or left
-        #[arg(long, value_parser = parse_word::<WorkerState>)]
+        /// Only workers in this state
+        #[arg(long, value_parser = one_of::<WorkerState>(WorkerState::ALL.map(WorkerState::as_str)))]
         state: Option<WorkerState>,
         #[command(flatten)]
         page: PageArgs,
@@ -91,6 +91,28 @@ pub struct RunArgs {
     /// Time after SIGTERM in which running attempts may finish before they are handed back
     #[arg(long, value_name = "DURATION", alias = "drain", default_value = "30s", value_parser = duration::parse)]
     pub shutdown_timeout: Duration,
+    /// Environment variables of the worker that tasks get too, or '*' for all; may be repeated
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        num_args = 1..,
+        value_parser = PassedEnvironment::parse_name,
+        help_heading = "Tasks",
+        long_help = "Environment variables of the worker that tasks get too, or '*' for all; may be repeated. Tasks always \
+                     get PATH, HOME, USER, SHELL, LANG, LC_*, TZ, TMPDIR, LD_LIBRARY_PATH, VIRTUAL_ENV and what they set \
+                     themselves; they never get TRIARCH_AUTH_*"
+    )]
+    pass_env: Vec<String>,
+    /// User that tasks run as; the worker must run as root
+    #[arg(long, value_name = "USER", help_heading = "Tasks")]
+    run_as: Option<String>,
+    /// Maximum memory of each task, such as 512M or 2G; needs a writable control group
+    #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Tasks")]
+    memory_max: Option<u64>,
+    /// Maximum processes and threads of each task; needs a writable control group
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Tasks")]
+    pids_max: Option<u64>,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -110,11 +132,14 @@ impl RunArgs {
             labels: BTreeMap::from_iter(self.labels),
             resources: BTreeMap::from_iter(self.resources),
             shutdown_timeout: self.shutdown_timeout,
+            pass_env: self.pass_env,
+            run_as: self.run_as,
+            task_limits: TaskLimits {
+                memory_bytes: self.memory_max,
+                pids: self.pids_max,
+            },
         };
-        tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()?
-            .block_on(crate::worker::run(options))
+        crate::worker::run(options)
     }
 }
 
@@ -327,17 +352,48 @@ fn processors() -> u32 {
         .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
 }
 
-/// Parses `key=value`.
-fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        Some(_) | None => Err(format!("'{text}' is not KEY=VALUE, such as zone=eu")),
+/// Minimum of `--memory-max`: with less, no program starts.
+const MEMORY_BYTES_MIN: u64 = 1 << 20;
+
+/// Parses a number of bytes, with a unit of 1,024 if one is given.
+fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("'{text}' is no number of bytes, such as 512M or 2G");
+    let upper = text.trim().to_ascii_uppercase();
+    let number = upper.trim_end_matches('B').trim_end_matches('I');
+    let (digits, shift) = match number.char_indices().last() {
+        Some((at, 'K')) => (&number[..at], 10),
+        Some((at, 'M')) => (&number[..at], 20),
+        Some((at, 'G')) => (&number[..at], 30),
+        Some((at, 'T')) => (&number[..at], 40),
+        _ => (number, 0),
+    };
+    let count: u64 = digits.trim().parse().map_err(|_| wrong())?;
+    let bytes = count.checked_mul(1 << shift).ok_or_else(wrong)?;
+    if bytes < MEMORY_BYTES_MIN {
+        return Err(format!(
+            "'{text}' is less than 1M, with which no program starts"
+        ));
     }
+    Ok(bytes)
 }
 
-/// Parses `key=n`.
-fn resource(text: &str) -> Result<(String, u64), String> {
-    let wrong = || format!("'{text}' is not KEY=N, such as mem_mb=4096");
-    let (key, amount) = label(text).map_err(|_| wrong())?;
-    Ok((key, amount.parse().map_err(|_| wrong())?))
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn numbers_of_bytes_have_units_of_1024() {
+        for (text, expected) in [
+            ("1048576", 1 << 20),
+            ("64M", 64 << 20),
+            ("64mb", 64 << 20),
+            ("2GiB", 2 << 30),
+            ("2048K", 2 << 20),
+        ] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "M", "-1M", "1.5G", "64X", "99999999999T", "1000", "IB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
 }

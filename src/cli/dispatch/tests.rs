@@ -1,8 +1,8 @@
 use clap::error::ErrorKind;
-use triarch_sdk::wire::{JobState, TaskState};
+use triarch_sdk::wire::JobState;
 
 use super::*;
-use crate::cli::args::parse_word;
+use crate::cli::args::one_of;
 use crate::cli::error::EXIT_USAGE;
 use crate::cli::output::Format;
 
@@ -123,8 +123,55 @@ fn an_invalid_command_line_exits_with_the_usage_code() {
 
 #[test]
 fn states_are_parsed_by_their_names_on_the_wire() {
-    assert_eq!(parse_word::<JobState>("succeeded"), Ok(JobState::Succeeded));
-    assert_eq!(parse_word::<TaskState>("delayed"), Ok(TaskState::Delayed));
-    let said = parse_word::<JobState>("done").unwrap_err();
+    let command = clap::Command::new("list").arg(clap::Arg::new("state").value_parser(one_of::<
+        JobState,
+    >(
+        JobState::ALL.map(JobState::as_str),
+    )));
+    for state in JobState::ALL {
+        let parsed = command
+            .clone()
+            .try_get_matches_from(["list", state.as_str()]);
+        assert_eq!(
+            parsed.expect("a state").get_one::<JobState>("state"),
+            Some(&state)
+        );
+    }
+    let refused = command.try_get_matches_from(["list", "done"]);
+    let said = refused.expect_err("no state").to_string();
     assert!(said.contains("succeeded"), "{said}");
+}
+
+#[test]
+fn a_refused_command_line_gets_a_hint_at_what_was_meant() {
+    let hint = |line: &str| {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let all = std::iter::once("triarch".to_owned()).chain(words.iter().cloned());
+        let error = Cli::try_parse_from(all).err()?;
+        hints::hint(&Cli::command(), &words, &error)
+    };
+    for (line, said) in [
+        ("submit --wait echo hi", "submit --wait -- echo hi"),
+        ("submit echo", "submit -- echo"),
+        (
+            "submit --retries 0 echo hi there",
+            "submit --retries 0 -- echo hi there",
+        ),
+        ("status", "cluster status"),
+        ("cancel t5-0", "job cancel"),
+        ("logs t5-0", "task logs"),
+        ("ps", "task list --state running"),
+    ] {
+        let hint = hint(line).unwrap_or_default();
+        assert!(hint.contains(said), "{line}: {hint}");
+    }
+    for line in [
+        "frobnicate",
+        "submit --priority 10 -- true",
+        "submit --colour -- true",
+        "submit --queue",
+        "job frobnicate",
+    ] {
+        assert_eq!(hint(line), None, "{line}");
+    }
 }

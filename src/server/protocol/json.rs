@@ -7,7 +7,8 @@ use super::problem::Problem;
 use crate::server::protocol::strict_json::StrictDeserializer;
 
 /// Maximum nesting depth of a JSON body.
-const JSON_DEPTH_MAX: usize = 64;
+pub const JSON_DEPTH_MAX: usize = 64;
+
 /// Parses a JSON body. Unknown fields are refused by name.
 pub fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     if is_blank(body) {
@@ -16,7 +17,12 @@ pub fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
             "the body is empty; this route needs a JSON object",
         ));
     }
-    check_depth(body)?;
+    parse_within(body, JSON_DEPTH_MAX)
+}
+
+/// Parses JSON of this nesting depth at most. Unknown fields are refused by name.
+pub fn parse_within<T: DeserializeOwned>(body: &[u8], depth_max: usize) -> Result<T, Problem> {
+    check_depth(body, depth_max)?;
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     if let Ok(value) = T::deserialize(StrictDeserializer(&mut deserializer))
         && deserializer.end().is_ok()
@@ -83,7 +89,7 @@ fn invalid_json(path: &str, error: &serde_json::Error) -> Problem {
 }
 
 /// Checks nesting outside of strings. Raw values that are never parsed here are thereby bounded too.
-fn check_depth(body: &[u8]) -> Result<(), Problem> {
+fn check_depth(body: &[u8], depth_max: usize) -> Result<(), Problem> {
     let mut depth = 0_usize;
     let mut rest = body;
     while let Some((byte, after)) = rest.split_first() {
@@ -92,12 +98,12 @@ fn check_depth(body: &[u8]) -> Result<(), Problem> {
             b'"' => rest = after_string(after),
             b'{' | b'[' => {
                 depth += 1;
-                if depth > JSON_DEPTH_MAX {
+                if depth > depth_max {
                     return Err(Problem::invalid(
                         "",
-                        format!("the JSON is nested deeper than {JSON_DEPTH_MAX}"),
+                        format!("the JSON is nested deeper than {depth_max}"),
                     )
-                    .with("depth_max", JSON_DEPTH_MAX));
+                    .with("depth_max", depth_max));
                 }
             }
             b'}' | b']' => depth = depth.saturating_sub(1),
@@ -108,7 +114,7 @@ fn check_depth(body: &[u8]) -> Result<(), Problem> {
 }
 
 /// Skips to the end of a string whose opening quote was read.
-fn after_string(mut rest: &[u8]) -> &[u8] {
+pub(super) fn after_string(mut rest: &[u8]) -> &[u8] {
     while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
         let ends = rest[at] == b'"';
         // An escaped byte is skipped with its backslash.
@@ -190,6 +196,7 @@ mod tests {
 
     #[test]
     fn nesting_depth_is_bounded_outside_of_strings_only() {
+        let check_depth = |body: &[u8]| super::check_depth(body, JSON_DEPTH_MAX);
         let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
         assert!(check_depth(deep.as_bytes()).is_err());
         assert!(check_depth(format!("\"{}\"", "[".repeat(1000)).as_bytes()).is_ok());

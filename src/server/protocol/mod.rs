@@ -8,6 +8,7 @@
 pub mod handler_error;
 pub mod headers;
 pub mod json;
+pub mod json_parts;
 pub mod page;
 pub mod problem;
 pub mod query;

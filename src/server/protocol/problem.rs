@@ -226,6 +226,19 @@ impl Problem {
         self
     }
 
+    /// Returns the invalid field of the request, or an empty text.
+    pub fn field(&self) -> &str {
+        let field = self.fields.iter().find(|(name, _)| *name == "field");
+        field
+            .and_then(|(_, value)| value.as_str())
+            .unwrap_or_default()
+    }
+
+    /// Returns the description for readers.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Returns the code.
     pub fn code(&self) -> Code {
         self.code

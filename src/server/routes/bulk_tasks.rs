@@ -34,6 +34,25 @@ pub fn once_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(retry_many))
 }
 
+/// Whether a bulk operation changes what it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It does.
+    Change,
+    /// It only counts what it would change.
+    Count,
+}
+
+impl Mode {
+    /// Returns the mode of a request with this `dry_run`.
+    pub fn of(dry_run: bool) -> Self {
+        match dry_run {
+            true => Mode::Count,
+            false => Mode::Change,
+        }
+    }
+}
+
 /// Result of a bulk operation.
 pub struct BulkResult {
     /// Number of tasks or jobs changed.
@@ -55,8 +74,8 @@ async fn cancel_many(
     _: NoQuery,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
-    let filter = selection(&body)?;
-    bulk_response(cancel(&app, &filter, true).await?)
+    let (filter, mode) = selection(&body)?;
+    bulk_response(cancel(&app, &filter, true, mode).await?)
 }
 
 /// Retries every selected task that is finished and can be retried. Default state: `failed` (dead letters). No node repeats
@@ -73,12 +92,13 @@ async fn retry_many(
     _: NoQuery,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
-    let filter = finished_only(selection(&body)?)?;
+    let (filter, mode) = selection(&body)?;
+    let filter = finished_only(filter)?;
     let found = |table: &Table, after, last| find_batch(table, &filter, after, last);
     let retry = |tasks: &[TaskId]| Command::RetryTasks {
         tasks: tasks.to_vec(),
     };
-    bulk_response(apply_in_batches(&app, found, retry).await?)
+    bulk_response(apply_in_batches(&app, mode, found, retry).await?)
 }
 
 /// Deletes every finished job that contains a selected task. Default state: `failed` (dead letters).
@@ -94,9 +114,10 @@ async fn forget_many(
     _: NoQuery,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
-    let filter = finished_only(selection(&body)?)?;
+    let (filter, mode) = selection(&body)?;
+    let filter = finished_only(filter)?;
     let state = filter.state.unwrap_or(TaskState::Failed);
-    bulk_response(forget(&app, &filter, state).await?)
+    bulk_response(forget(&app, &filter, state, mode).await?)
 }
 
 fn bulk_response(result: BulkResult) -> Result<ApiResponse, HandlerError> {
@@ -113,13 +134,15 @@ pub async fn cancel(
     app: &App,
     filter: &TaskFilter,
     running_too: bool,
+    mode: Mode,
 ) -> Result<BulkResult, HandlerError> {
     let found = |table: &Table, after, last| {
         let (mut tasks, next) = find_batch(table, filter, after, last);
         let open = |task: &TaskId| {
-            table
-                .task(*task)
-                .is_some_and(|task| !task.state().is_terminal())
+            table.task(*task).is_some_and(|task| {
+                let state = task.state();
+                !state.is_terminal() && (running_too || state != TaskState::Running)
+            })
         };
         tasks.retain(open);
         (tasks, next)
@@ -128,7 +151,7 @@ pub async fn cancel(
         tasks: tasks.to_vec(),
         include_running: running_too,
     };
-    apply_in_batches(app, found, cancel).await
+    apply_in_batches(app, mode, found, cancel).await
 }
 
 /// Forgets the finished jobs of the tasks that match in this state.
@@ -136,6 +159,7 @@ pub async fn forget(
     app: &App,
     filter: &TaskFilter,
     state: TaskState,
+    mode: Mode,
 ) -> Result<BulkResult, HandlerError> {
     let filter = TaskFilter {
         state: Some(state),
@@ -155,7 +179,7 @@ pub async fn forget(
     let forget = |jobs: &[JobId]| Command::ForgetJobs {
         jobs: jobs.to_vec(),
     };
-    apply_in_batches(app, found, forget).await
+    apply_in_batches(app, mode, found, forget).await
 }
 
 /// Returns one batch of the tasks that match between two positions, and the position to continue at.
@@ -176,6 +200,7 @@ fn find_batch(
 /// Finds and proposes batch after batch, up to the last task that existed at the beginning.
 async fn apply_in_batches<T>(
     app: &App,
+    mode: Mode,
     find: impl Fn(&Table, Option<TaskId>, TaskId) -> (Vec<T>, Option<TaskId>),
     command: impl Fn(&[T]) -> Command,
 ) -> Result<BulkResult, HandlerError> {
@@ -189,7 +214,9 @@ async fn apply_in_batches<T>(
     let mut after = None;
     loop {
         let (found, next) = find(&app.table.read(), after, last);
-        if !found.is_empty() {
+        if mode == Mode::Count {
+            result.count += found.len() as u64;
+        } else if !found.is_empty() {
             let proposed = app.propose(&command(&found)).await;
             let (index, reply) = proposed.map_err(|error| match error {
                 HandlerError::NotLeader if result.count > 0 => HandlerError::OutcomeUnknown(
@@ -212,7 +239,7 @@ async fn apply_in_batches<T>(
     }
 }
 
-fn selection(body: &Bytes) -> Result<TaskFilter, Problem> {
+fn selection(body: &Bytes) -> Result<(TaskFilter, Mode), Problem> {
     let selection: wire::TaskSelection = json::parse(body)?;
     let id = |field: &str| Problem::invalid(field, "is not an id of this kind");
     let filter = TaskFilter {
@@ -227,14 +254,15 @@ fn selection(body: &Bytes) -> Result<TaskFilter, Problem> {
             .job
             .map(|job| job.parse().map_err(|_| id("job")))
             .transpose()?,
+        tag: selection.tag,
     };
     if filter == TaskFilter::default() {
         return Err(Problem::invalid(
             "",
-            "at least one of queue, state, kind, worker and job is required, so that no request affects all tasks by mistake",
+            "at least one of queue, state, kind, worker, job and tag is required, so that no request affects all tasks by mistake",
         ));
     }
-    Ok(filter)
+    Ok((filter, Mode::of(selection.dry_run)))
 }
 
 /// Restricts a filter to finished tasks. Default state: failed (dead letters).

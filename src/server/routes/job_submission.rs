@@ -5,12 +5,13 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use triarch_sdk::wire;
+use triarch_sdk::wire::{self, exec};
 use triarch_table::command::{
     Backoff, Concurrency, NewTask, OnDuplicate, OnFailure, Requires, StagePart, SubmitJob, Unique,
 };
 
 use crate::server::app::App;
+use crate::server::protocol::json::{self, JSON_DEPTH_MAX};
 use crate::server::protocol::problem::{Code, Problem};
 use crate::server::protocol::validate;
 
@@ -136,7 +137,7 @@ fn parse_task(app: &App, position: usize, task: wire::TaskSpec) -> Result<NewTas
     for name in requires.resources.keys() {
         validate::name(&at("requires.resources"), name)?;
     }
-    Ok(NewTask {
+    let task = NewTask {
         payload: payload(app, &at("payload"), task.payload)?,
         priority: in_range(&at("priority"), task.priority.unwrap_or(0), 0, 9)?,
         not_before_ms: task.run_at.map(wire::Timestamp::unix_ms),
@@ -173,7 +174,26 @@ fn parse_task(app: &App, position: usize, task: wire::TaskSpec) -> Result<NewTas
         kind: task.kind,
         queue,
         tags,
-    })
+    };
+    if task.kind == exec::KIND {
+        check_command(&at("payload"), &task.payload)?;
+    }
+    Ok(task)
+}
+
+/// Checks the payload of an `exec` task: a worker could not run any other.
+fn check_command(field: &str, payload: &[u8]) -> Result<(), Problem> {
+    if payload == b"null" {
+        return Err(Problem::invalid(
+            field,
+            r#"is required for a task of kind exec, such as {"argv": ["echo", "hi"]}"#,
+        ));
+    }
+    let command: wire::ExecPayload =
+        json::parse_within(payload, JSON_DEPTH_MAX).map_err(|problem| problem.within(field))?;
+    command
+        .check()
+        .map_err(|invalid| Problem::invalid(&invalid.field, invalid.detail).within(field))
 }
 
 fn unique(
@@ -291,4 +311,39 @@ fn backoff(at: &impl Fn(&str) -> String, given: wire::Backoff) -> Result<Backoff
             u16::try_from(to_milli(jitter)).unwrap_or(1_000)
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_payload_of_a_command_is_checked_with_the_name_of_the_field() {
+        let refused = |payload: &str| {
+            let problem = check_command("tasks[0].payload", payload.as_bytes()).err()?;
+            Some(problem.field().strip_prefix("tasks[0].payload")?.to_owned())
+        };
+        for (payload, field) in [
+            ("null", ""),
+            ("{}", ""),
+            ("7", ""),
+            (r#"["true"]"#, ""),
+            (r#"{"argv":[]}"#, ".argv"),
+            (r#"{"argv":[""]}"#, ".argv[0]"),
+            (r#"{"argv":"true"}"#, ".argv"),
+            (r#"{"argv":["true",7]}"#, ".argv[1]"),
+            (r#"{"argv":["true","a\u0000b"]}"#, ".argv[1]"),
+            (r#"{"argv":["true"],"shell":true}"#, ".shell"),
+            (r#"{"argv":["true"],"env":["A=1"]}"#, ".env"),
+            (r#"{"argv":["true"],"env":{"A":1}}"#, ".env.A"),
+            (r#"{"argv":["true"],"env":{"A=B":"1"}}"#, ".env"),
+            (r#"{"argv":["true"],"env":{"A":"\u0000"}}"#, ".env.A"),
+            (r#"{"argv":["true"],"stdin":7}"#, ".stdin"),
+            (r#"{"argv":["true"],"cwd":""}"#, ".cwd"),
+        ] {
+            assert_eq!(refused(payload).as_deref(), Some(field), "{payload}");
+        }
+        let whole = r#"{"argv":["a b","-x",""],"env":{"A":""},"stdin":"\u0000","cwd":"."}"#;
+        assert_eq!(refused(whole), None);
+    }
 }

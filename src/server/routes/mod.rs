@@ -22,6 +22,7 @@ pub mod present;
 pub mod queues;
 pub mod schedules;
 pub mod task_explain;
+mod task_filters;
 pub mod task_logs;
 pub mod task_rows;
 pub mod task_view;

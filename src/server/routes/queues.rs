@@ -18,7 +18,7 @@ use crate::server::protocol::problem::{Code, Problem};
 use crate::server::protocol::query::Query;
 use crate::server::protocol::response::ApiResponse;
 use crate::server::protocol::validate;
-use crate::server::routes::bulk_tasks;
+use crate::server::routes::bulk_tasks::{self, Mode};
 use crate::server::routes::extractors::{NoQuery, PathOnly, ReadIndex};
 
 /// Bounds on settings. A number beyond them is considered a mistake.
@@ -178,13 +178,14 @@ async fn purge(
         queue: Some(name),
         ..TaskFilter::default()
     };
+    let mode = Mode::of(purge.dry_run);
     let mut purged = wire::Purged::default();
     let index = if purge.dead_letters {
-        let result = bulk_tasks::forget(&app, &filter, TaskState::Failed).await?;
+        let result = bulk_tasks::forget(&app, &filter, TaskState::Failed, mode).await?;
         purged.forgotten_jobs = result.count;
         result.index
     } else {
-        let result = bulk_tasks::cancel(&app, &filter, false).await?;
+        let result = bulk_tasks::cancel(&app, &filter, false, mode).await?;
         purged.cancelled = result.count;
         result.index
     };

@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use triarch_sdk::wire;
 use triarch_table::command::reply::Refusal;
-use triarch_table::query::explain::{Lack, Reason};
+use triarch_table::query::explain::{ClosestWorker, Lack, Reason};
 use triarch_table::types::state::TaskState;
 use triarch_table::{Table, Task, TaskId};
 use utoipa_axum::router::OpenApiRouter;
@@ -138,7 +138,7 @@ fn reason_to_wire(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
                 ),
             )
         }
-        Reason::NoWorker(lack) => no_worker(task, lack),
+        Reason::NoWorker(lack) => no_worker(table, task, lack),
         Reason::WorkersBusy { workers } => {
             fields.count = Some(workers);
             (
@@ -163,7 +163,7 @@ fn reason_to_wire(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
     }
 }
 
-fn no_worker(task: &Task, lack: Lack) -> (&'static str, String) {
+fn no_worker(table: &Table, task: &Task, lack: Lack) -> (&'static str, String) {
     let (queue, kind) = (task.queue(), task.kind());
     match lack {
         Lack::Anyone => (
@@ -179,14 +179,81 @@ fn no_worker(task: &Task, lack: Lack) -> (&'static str, String) {
             "no_worker_for_kind",
             format!("no worker of queue {queue} takes tasks of kind {kind}"),
         ),
-        Lack::Labels => (
-            "no_worker_with_labels",
-            "no worker of its queue and kind has the labels it requires".to_string(),
-        ),
-        Lack::Resources => (
-            "no_worker_with_resources",
-            "no worker of its queue and kind has the resources it requires, even when idle"
-                .to_string(),
-        ),
+        Lack::Labels { missing, closest } => {
+            let labels: Vec<String> = missing
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            let what = match labels.is_empty() {
+                true => {
+                    "no worker of its queue and kind has all the labels it requires".to_string()
+                }
+                false => format!(
+                    "no worker of its queue and kind has the label {}: start one with --label {}",
+                    labels.join(", "),
+                    labels.join(" --label ")
+                ),
+            };
+            let lacks = |name: &String| {
+                let wanted = task.spec.class.requires.labels.get(name)?;
+                let has = table.worker(closest.worker)?.profile.labels.get(name);
+                Some(match has {
+                    Some(has) => format!("has {name}={has} in place of {name}={wanted}"),
+                    None => format!("lacks {name}={wanted}"),
+                })
+            };
+            let lacks: Vec<String> = closest.lacks.iter().filter_map(lacks).collect();
+            (
+                "no_worker_with_labels",
+                format!(
+                    "{what}; {}, which {}",
+                    closest_worker(table, &closest),
+                    lacks.join(" and ")
+                ),
+            )
+        }
+        Lack::Resources { missing, closest } => {
+            let resources = missing.iter().map(|(name, wanted, most)| {
+                format!("{wanted} of {name} (the most that one has is {most})")
+            });
+            let resources: Vec<String> = resources.collect();
+            let what = match resources.is_empty() {
+                true => "no worker of its queue, kind and labels has all the resources it requires, even when idle"
+                    .to_string(),
+                false => format!(
+                    "no worker of its queue, kind and labels has {}, even when idle",
+                    resources.join(", ")
+                ),
+            };
+            let lacks = |name: &String| {
+                let wanted = task.spec.class.requires.resources.get(name)?;
+                let has = table
+                    .worker(closest.worker)?
+                    .profile
+                    .resources
+                    .get(name)
+                    .copied();
+                Some(format!(
+                    "has {} of {name}, and {wanted} are required",
+                    has.unwrap_or(0)
+                ))
+            };
+            let lacks: Vec<String> = closest.lacks.iter().filter_map(lacks).collect();
+            (
+                "no_worker_with_resources",
+                format!(
+                    "{what}; {}, which {}",
+                    closest_worker(table, &closest),
+                    lacks.join(" and ")
+                ),
+            )
+        }
     }
+}
+
+fn closest_worker(table: &Table, closest: &ClosestWorker) -> String {
+    let name = table
+        .worker(closest.worker)
+        .map_or("", |worker| &worker.name);
+    format!("the closest is {name} ({})", closest.worker)
 }

@@ -10,6 +10,7 @@ use axum::extract::{Path, RawQuery, State};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::Instant;
+use triarch_sdk::json_text::{beginning, without_lone_surrogates};
 use triarch_sdk::output_tail::{StreamOffsets, TailPart};
 use triarch_sdk::wire::{self, LogChunk, OutputStream, exec};
 use triarch_table::command::reply::Refusal;
@@ -21,7 +22,6 @@ use utoipa_axum::routes;
 use crate::leader::live_output::OutputChunk;
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
-use crate::server::protocol::json;
 use crate::server::protocol::problem::Problem;
 use crate::server::protocol::query::{Query, WAIT_MS_MAX};
 use crate::server::protocol::response::ApiResponse;
@@ -29,7 +29,7 @@ use crate::server::protocol::validate;
 use crate::server::routes::extractors::{Client, ReadIndex};
 use crate::server::routes::present;
 use crate::server::routes::wait::{take_places, too_many_waiters};
-use crate::server::routes::workers::{worker_call_error, worker_id};
+use crate::server::routes::workers::{parse_output, worker_call_error, worker_id};
 
 /// Maximum number of chunks in one request of a worker.
 const CHUNKS_MAX: usize = 20_000;
@@ -61,7 +61,7 @@ async fn send(
 ) -> Result<ApiResponse, HandlerError> {
     Query::parse(query.as_deref(), &[])?;
     let id = worker_id(&id)?;
-    let output: wire::SendOutput = json::parse(&body)?;
+    let (mut output, problems) = parse_output(&body)?;
     if output.chunks.len() > CHUNKS_MAX {
         let detail = format!(
             "has {} chunks; the limit is {CHUNKS_MAX}",
@@ -69,11 +69,16 @@ async fn send(
         );
         return Err(Problem::invalid("chunks", detail).into());
     }
-    let out_of_range = |chunk: &wire::SentChunk| chunk.offset > OFFSET_MAX;
-    if let Some(position) = output.chunks.iter().position(out_of_range) {
-        let field = format!("chunks[{position}].offset");
-        return Err(Problem::invalid(&field, format!("must be at most {OFFSET_MAX}")).into());
-    }
+    let mut position = 0;
+    output.chunks.retain(|chunk| {
+        let in_range = chunk.offset <= OFFSET_MAX;
+        if !in_range {
+            let detail = format!("must be at most {OFFSET_MAX}; it was dropped");
+            problems.add(format!("chunks[{position}].offset"), detail);
+        }
+        position += 1;
+        in_range
+    });
     let chunks: Vec<OutputChunk<'_>> = output.chunks.iter().map(output_chunk).collect();
     let accepted = app
         .leader_term()?
@@ -87,6 +92,7 @@ async fn send(
     });
     let answer = wire::SendOutputAnswer {
         attempts: attempts.collect(),
+        problems: problems.into_list(),
     };
     ApiResponse::ok(app.node.applied_index(), &answer)
 }
@@ -188,6 +194,35 @@ struct RecordedOutput {
     stdout: String,
     #[serde(default)]
     stderr: String,
+    #[serde(default)]
+    stdout_omitted: Option<wire::Omitted>,
+    #[serde(default)]
+    stderr_omitted: Option<wire::Omitted>,
+}
+
+/// Contiguous part of a stream: its position in the stream, and its text.
+type Piece<'a> = (u64, &'a str);
+
+impl RecordedOutput {
+    /// Returns the parts of a stream that are kept: all of it, or its beginning and its end.
+    fn pieces(&self, stream: OutputStream) -> Vec<Piece<'_>> {
+        let (text, omitted) = match stream {
+            OutputStream::Stdout => (&self.stdout, &self.stdout_omitted),
+            OutputStream::Stderr => (&self.stderr, &self.stderr_omitted),
+        };
+        let parts = omitted.as_ref().and_then(|omitted| {
+            let at = usize::try_from(omitted.at).ok()?;
+            let (head, rest) = text.split_at_checked(at)?;
+            Some([
+                (0, head),
+                (omitted.resumes_at, rest.strip_prefix(&omitted.marker())?),
+            ])
+        });
+        match parts {
+            Some(parts) => parts.to_vec(),
+            None => vec![(0, text)],
+        }
+    }
 }
 
 /// Returns the output of an attempt from these offsets on.
@@ -281,7 +316,10 @@ fn attempt(task: &Task, number: u32) -> Option<Attempt> {
     // Other kinds may use these field names for something else.
     let recorded = outcome
         .filter(|_| task.kind() == exec::KIND)
-        .and_then(|text| serde_json::from_slice(text).ok());
+        .and_then(|text| {
+            let text = std::str::from_utf8(text).ok()?;
+            serde_json::from_str(&without_lone_surrogates(text)).ok()
+        });
     Some(Attempt {
         number,
         token: ended.token,
@@ -296,49 +334,62 @@ fn next_attempt(task: &Task, number: u32) -> Option<u32> {
     ended.chain(running).filter(|other| *other > number).min()
 }
 
-/// Merges recorded output with the live output that goes beyond it.
+/// Merges recorded output with the live output that goes beyond it, or that fills the gap in it.
 fn merge(recorded: &RecordedOutput, live: TailPart, from: StreamOffsets) -> TailPart {
     let mut part = TailPart {
         chunks: Vec::new(),
         ends: from,
         truncated: false,
     };
-    for (stream, text) in [
-        (OutputStream::Stdout, &recorded.stdout),
-        (OutputStream::Stderr, &recorded.stderr),
-    ] {
-        let at = usize::try_from(from.of(stream)).unwrap_or(usize::MAX);
-        let at = (at..text.len()).find(|at| text.is_char_boundary(*at));
-        if let Some(at) = at {
-            part.chunks.push(LogChunk {
-                stream,
-                offset: at as u64,
-                text: text[at..].to_owned(),
-            });
-            *part.ends.of_mut(stream) = text.len() as u64;
+    let stdout = recorded.pieces(OutputStream::Stdout);
+    let stderr = recorded.pieces(OutputStream::Stderr);
+    let pieces = |stream: OutputStream| match stream {
+        OutputStream::Stdout => &stdout,
+        OutputStream::Stderr => &stderr,
+    };
+    for stream in OutputStream::ALL {
+        for piece in pieces(stream).iter().take(1) {
+            add(&mut part, stream, *piece, u64::MAX);
         }
     }
-    for chunk in live.chunks {
-        let at = part.ends.of(chunk.stream);
-        let known = usize::try_from(at.saturating_sub(chunk.offset)).unwrap_or(usize::MAX);
-        let known = (known..chunk.text.len()).find(|at| chunk.text.is_char_boundary(*at));
-        let Some(known) = known else { continue };
-        let offset = chunk.offset + known as u64;
-        part.truncated |= offset > at;
-        *part.ends.of_mut(chunk.stream) = chunk.offset + chunk.text.len() as u64;
-        part.chunks.push(LogChunk {
-            offset,
-            text: chunk.text[known..].to_owned(),
-            ..chunk
-        });
+    for chunk in &live.chunks {
+        for piece in pieces(chunk.stream).iter().skip(1) {
+            add(&mut part, chunk.stream, *piece, chunk.offset);
+        }
+        add(
+            &mut part,
+            chunk.stream,
+            (chunk.offset, &chunk.text),
+            u64::MAX,
+        );
     }
     for stream in OutputStream::ALL {
+        for piece in pieces(stream).iter().skip(1) {
+            add(&mut part, stream, *piece, u64::MAX);
+        }
         if live.ends.of(stream) > part.ends.of(stream) {
             *part.ends.of_mut(stream) = live.ends.of(stream);
             part.truncated = true;
         }
     }
     part
+}
+
+/// Adds what goes beyond the end of the stream so far, up to the position `until`.
+fn add(part: &mut TailPart, stream: OutputStream, (offset, text): Piece<'_>, until: u64) {
+    let end = part.ends.of(stream);
+    let known = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let wanted = usize::try_from(until.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let wanted = beginning(text, wanted).len();
+    let known = (known..wanted).find(|at| text.is_char_boundary(*at));
+    let Some(known) = known else { return };
+    part.truncated |= offset > end;
+    *part.ends.of_mut(stream) = offset + wanted as u64;
+    part.chunks.push(LogChunk {
+        stream,
+        offset: offset + known as u64,
+        text: text[known..wanted].to_owned(),
+    });
 }
 
 #[cfg(test)]
@@ -352,6 +403,21 @@ mod tests {
         RecordedOutput {
             stdout: stdout.to_owned(),
             stderr: stderr.to_owned(),
+            ..RecordedOutput::default()
+        }
+    }
+
+    /// Records `head` and `tail` of stdout, with this many bytes left out between them.
+    fn recorded_with_gap(head: &str, bytes: u64, tail: &str) -> RecordedOutput {
+        let at = head.len() as u64;
+        let omitted = wire::Omitted {
+            at,
+            bytes,
+            resumes_at: at + bytes,
+        };
+        RecordedOutput {
+            stdout_omitted: Some(omitted),
+            ..recorded(&format!("{head}{}{tail}", omitted.marker()), "")
         }
     }
 
@@ -408,6 +474,35 @@ mod tests {
         let (all, truncated) = read(&recorded("01234", ""), &tail, at(0, 0));
         assert!(truncated);
         assert_eq!(all.last(), Some(&(Stdout, 8, "89".to_owned())));
+    }
+
+    #[test]
+    fn the_gap_in_recorded_output_is_marked_unless_live_output_fills_it() {
+        let recorded = recorded_with_gap("head\n", 10, "tail\n");
+        let (all, truncated) = read(&recorded, &Tail::new(1 << 20), at(0, 0));
+        let parts = [
+            (Stdout, 0, "head\n".to_owned()),
+            (Stdout, 15, "tail\n".to_owned()),
+        ];
+        assert_eq!((all, truncated), (parts.to_vec(), true));
+        let (all, truncated) = read(&recorded, &Tail::new(1 << 20), at(15, 0));
+        assert_eq!((all, truncated), (parts[1..].to_vec(), false));
+
+        let mut tail = Tail::new(1 << 20);
+        tail.push(Stdout, "head\n0123456789tail\n");
+        let (all, truncated) = read(&recorded, &tail, at(0, 0));
+        let text: String = all.iter().map(|(_, _, text)| text.as_str()).collect();
+        assert_eq!(
+            (text.as_str(), truncated),
+            ("head\n0123456789tail\n", false)
+        );
+
+        // The live output begins in the middle of the recorded end.
+        let mut tail = Tail::new(1 << 20);
+        assert!(tail.insert_at(Stdout, 17, "il\n", true));
+        let (all, truncated) = read(&recorded, &tail, at(12, 0));
+        let text: String = all.iter().map(|(_, _, text)| text.as_str()).collect();
+        assert_eq!((text.as_str(), truncated), ("tail\n", true));
     }
 
     #[test]

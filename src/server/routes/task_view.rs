@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
+use triarch_sdk::json_text::{beginning, without_lone_surrogates};
 use triarch_sdk::wire;
 use triarch_table::records::task::{Attempt, AttemptEnd, Life, Task};
 use triarch_table::{Table, TaskId};
@@ -193,44 +194,40 @@ fn attempts(task: &Task) -> Vec<wire::Attempt> {
 #[derive(Deserialize)]
 struct ErrorSummary {
     #[serde(rename = "type", default)]
-    kind: Option<serde_json::Value>,
+    kind: Option<Box<RawValue>>,
     #[serde(default)]
-    message: Option<serde_json::Value>,
+    message: Option<Box<RawValue>>,
 }
 
 /// Returns `{"type", "message"}` of an error, with the beginning of its message.
 pub fn short_error(error: &RawValue) -> Option<Box<RawValue>> {
-    let summary: Option<ErrorSummary> = serde_json::from_str(error.get()).ok();
+    let error = without_lone_surrogates(error.get());
+    let summary: Option<ErrorSummary> = serde_json::from_str(&error).ok();
     let kind = summary
         .as_ref()
-        .and_then(|summary| text(summary.kind.as_ref()?));
+        .and_then(|summary| Some(text(summary.kind.as_ref()?)));
     let message = match &summary {
-        Some(summary) => summary.message.as_ref().and_then(text),
+        Some(summary) => summary.message.as_ref().map(|message| text(message)),
         // Not an object: all of it is the message.
-        None => Some(error.get().to_owned()),
+        None => Some(error.into_owned()),
     };
     let short = serde_json::json!({
-        "type": kind.map(|kind| beginning(&kind).to_owned()),
-        "message": message.map(|message| beginning(&message).to_owned()),
+        "type": kind.map(|kind| beginning(&kind, MESSAGE_BYTES_MAX).to_owned()),
+        "message": message.map(|message| beginning(&message, MESSAGE_BYTES_MAX).to_owned()),
     });
     to_raw_value(&short).ok()
 }
 
-fn text(value: &serde_json::Value) -> Option<String> {
-    match value {
-        serde_json::Value::Null => None,
-        serde_json::Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    }
+/// Returns the type of an error, if it has one.
+pub fn error_type(error: &[u8]) -> Option<String> {
+    let error = std::str::from_utf8(error).ok()?;
+    let summary: ErrorSummary = serde_json::from_str(&without_lone_surrogates(error)).ok()?;
+    Some(text(summary.kind.as_ref()?))
 }
 
-/// Returns the beginning of a text, cut between characters.
-fn beginning(text: &str) -> &str {
-    let mut end = text.len().min(MESSAGE_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+/// Returns a text, or the JSON of anything else.
+fn text(value: &RawValue) -> String {
+    serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned())
 }
 
 #[cfg(test)]
@@ -252,6 +249,8 @@ mod tests {
         assert_eq!(found["message"], "é".repeat(MESSAGE_BYTES_MAX / 2));
         assert_eq!(found.as_object().map(serde_json::Map::len), Some(2));
         assert_eq!(short("\"lost\"")["message"], "\"lost\"");
+        let surrogate = short(r#"{"type":"E","message":"no \ud800"}"#);
+        assert_eq!(surrogate["message"], "no \u{fffd}");
         let odd = short(r#"{"type":7,"exit_code":1}"#);
         assert_eq!(
             (odd["type"].as_str(), odd["message"].as_str()),

@@ -4,7 +4,7 @@ use axum::extract::{Path, RawQuery, State};
 use triarch_raft::ProposeOptions;
 use triarch_sdk::wire;
 use triarch_table::command::reply::Refusal;
-use triarch_table::{Command, TaskFilter, TaskId};
+use triarch_table::{Command, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -15,7 +15,7 @@ use crate::server::protocol::query::Query;
 use crate::server::protocol::response::ApiResponse;
 use crate::server::protocol::validate;
 use crate::server::routes::extractors::{Client, PathOnly, ReadIndex, RequestId};
-use crate::server::routes::present;
+use crate::server::routes::task_filters::{self, TaskFilters};
 use crate::server::routes::task_rows;
 use crate::server::routes::task_view::{Fields, task_to_wire};
 use crate::server::routes::wait::{take_places, too_many_waiters, wait_time};
@@ -63,7 +63,7 @@ async fn show(
     task_response(&app, index, id)
 }
 
-/// Returns one page of tasks, in the order of submission. Payloads, results and attempts are omitted and errors are
+/// Returns one page of tasks, in the order of submission unless `order` is `desc`. All filters must match. Payloads, results and attempts are omitted and errors are
 /// shortened, unless `fields` names them.
 #[utoipa::path(
     get,
@@ -77,27 +77,14 @@ async fn list(
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<ApiResponse, HandlerError> {
-    let query = Query::parse(
-        query.as_deref(),
-        &[
-            "queue", "state", "kind", "worker", "limit", "after", "fields",
-        ],
-    )?;
+    let query = Query::parse(query.as_deref(), &task_filters::PARAMETERS)?;
     let fields = task_rows::fields(&query)?;
-    let filter = TaskFilter {
-        queue: query.text("queue").map(str::to_string),
-        state: query
-            .text("state")
-            .map(present::parse_task_state)
-            .transpose()?,
-        kind: query.text("kind").map(str::to_string),
-        worker: query.parsed("worker", "a worker's id")?,
-        job: None,
-    };
+    let filters = TaskFilters::parse(&query)?;
     let after: Option<TaskId> = query.parsed("after", "a task's id, as given in \"next\"")?;
     let limit = query.limit()?;
     let table = app.table.read();
-    let page = task_rows::page(&app, &table, table.tasks(&filter, after, limit), fields)?;
+    let found = filters.tasks(&table, after, limit);
+    let page = task_rows::page(&app, &table, found, fields)?;
     Ok(ApiResponse::page(&table, index, page))
 }
 

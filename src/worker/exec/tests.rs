@@ -40,7 +40,7 @@ fn executor() -> ExecExecutor {
 }
 
 fn limited(limits: ExecLimits) -> ExecExecutor {
-    ExecExecutor::new(limits).expect("a thread")
+    ExecExecutor::new(limits, Surroundings::default()).expect("a thread")
 }
 
 async fn run(executor: &ExecExecutor, task: LeasedTask) -> Outcome {
@@ -173,17 +173,23 @@ async fn a_command_that_ignores_its_stdin_succeeds() {
 #[tokio::test]
 async fn output_past_the_limit_is_dropped_without_blocking_the_command() {
     let executor = limited(ExecLimits {
-        output_bytes_max: 1000,
+        output: OutputBounds {
+            head_bytes: 250,
+            tail_bytes: 750,
+        },
         ..ExecLimits::default()
     });
     let result = result(
         run(
             &executor,
-            shell("head -c 3000000 /dev/zero | tr '\\0' x; echo done >&2"),
+            shell("head -c 3000000 /dev/zero | tr '\\0' x; echo last; echo done >&2"),
         )
         .await,
     );
-    assert_eq!((result.stdout.len(), result.truncated), (1000, true));
+    let omitted = result.stdout_omitted.expect("a part is");
+    assert_eq!((omitted.at, omitted.bytes), (250, 3_000_005 - 1_000));
+    assert_eq!(result.stdout.len(), 1_000 + omitted.marker().len());
+    assert!(result.truncated && result.stdout.ends_with("xxlast\n"));
     assert_eq!(result.stderr, "done\n");
 }
 
@@ -191,6 +197,101 @@ async fn output_past_the_limit_is_dropped_without_blocking_the_command() {
 async fn output_that_is_not_utf8_is_replaced() {
     let result = result(run(&executor(), shell("printf 'a\\377b'")).await);
     assert_eq!(result.stdout, "a\u{fffd}b");
+    let raw = result.stdout_raw.expect("the bytes");
+    assert_eq!((raw.base64.as_str(), raw.omitted), ("Yf9i", None));
+}
+
+#[tokio::test]
+async fn the_message_of_a_failure_ends_with_the_true_last_line_of_a_long_output() {
+    let script =
+        "seq -f 'compiling unit %.0f of a long list' 20000 >&2; echo 'FATAL: no room' >&2; exit 3";
+    let (error, _) = error(run(&executor(), shell(script)).await);
+    assert_eq!(error.message, "exited with code 3: FATAL: no room");
+    assert!(
+        error.stderr.starts_with("compiling unit 1 "),
+        "{:.60}",
+        error.stderr
+    );
+    assert!(
+        error
+            .stderr
+            .ends_with("unit 20000 of a long list\nFATAL: no room\n")
+    );
+    let omitted = error.stderr_omitted.expect("a part is");
+    assert_eq!(omitted.at, 64 << 10);
+}
+
+#[tokio::test]
+async fn a_command_killed_by_a_real_time_signal_fails_with_its_name() {
+    let (error, retryable) =
+        error(run(&executor(), shell("kill -s RTMIN+3 $$ || kill -37 $$")).await);
+    assert_eq!(
+        (error.kind.as_str(), error.signal.as_deref(), retryable),
+        ("signal", Some("SIGRTMIN+3"), true)
+    );
+}
+
+#[tokio::test]
+async fn a_command_has_default_signals_and_none_blocked() {
+    // A thread of this test blocks and ignores signals, as a shell may have for a worker.
+    crate::signals::neutralize_inherited().expect("set");
+    let script = "grep -E '^Sig(Blk|Ign)' /proc/self/status | cut -f2";
+    let result = result(run(&executor(), shell(script)).await);
+    for mask in result.stdout.lines() {
+        // The C library ignores two signals of its own in everything that it starts.
+        let mask = u64::from_str_radix(mask, 16).expect("a mask") & !(0b11 << 31);
+        assert_eq!(mask, 0, "{}", result.stdout);
+    }
+    assert_eq!(result.stdout.lines().count(), 2);
+}
+
+#[tokio::test]
+async fn a_command_gets_only_the_variables_that_are_passed() {
+    // The variables of this test are those of a worker. Cargo sets some that are not passed.
+    assert!(std::env::var_os("CARGO_PKG_NAME").is_some());
+    let payload = r#"{"argv":["env"],"env":{"MINE":"1"}}"#;
+    let names = |result: ExecResult| -> Vec<String> {
+        let lines = result
+            .stdout
+            .lines()
+            .filter_map(|line| line.split_once('='));
+        lines.map(|(name, _)| name.to_owned()).collect()
+    };
+    let few = names(result(run(&executor(), task(payload)).await));
+    assert!(few.iter().any(|name| name == "PATH") && few.iter().any(|name| name == "MINE"));
+    assert!(!few.iter().any(|name| name.starts_with("CARGO")), "{few:?}");
+    let surroundings = Surroundings {
+        environment: PassedEnvironment::new(["CARGO_PKG_NAME".to_owned()]),
+        ..Surroundings::default()
+    };
+    let executor = ExecExecutor::new(ExecLimits::default(), surroundings).expect("a thread");
+    let more = names(result(run(&executor, task(payload)).await));
+    let cargo: Vec<&String> = more
+        .iter()
+        .filter(|name| name.starts_with("CARGO"))
+        .collect();
+    assert_eq!(cargo, ["CARGO_PKG_NAME"]);
+}
+
+#[test]
+fn a_command_that_cannot_start_for_a_want_goes_back() {
+    let payload = ExecPayload {
+        argv: vec!["true".to_owned()],
+        ..ExecPayload::default()
+    };
+    for want in [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::EAGAIN,
+        libc::ENOMEM,
+        libc::ENOSPC,
+    ] {
+        let outcome = spawn_failure(&payload, &io::Error::from_raw_os_error(want));
+        assert!(
+            matches!(outcome, Outcome::Returned { .. }),
+            "{want}: {outcome:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -16,13 +16,20 @@ async fn a_worker_that_will_be_killed() {
     let Some(directory) = std::env::var_os(DIRECTORY_ENV) else {
         return;
     };
-    let starter = Starter::new().expect("a thread");
+    let children: Arc<Children> = Arc::default();
+    let starter = Starter::new(children.clone(), None).expect("a thread");
     let grandchild = Path::new(&directory).join("grandchild");
     let script = format!("sleep 1000 & echo $! >{}; wait", grandchild.display());
     let mut command = Command::new("sh");
     command.args(["-c", &script]);
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let group = starter.start(command).await.expect("started");
+    let start = Start {
+        command,
+        lease: children.lease(("t1-0".to_owned(), "1".to_owned())),
+        join: Vec::new(),
+        run_as: None,
+    };
+    let group = starter.start(start).await.expect("started");
     let ready = Path::new(&directory).join("ready");
     std::fs::write(&ready, group.id.to_string()).expect("writable");
     std::fs::rename(&ready, Path::new(&directory).join("pid")).expect("writable");

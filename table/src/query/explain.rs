@@ -1,7 +1,6 @@
 //! Explanation why a task does not run: all reasons that hold it back now, by the same rules by which it would be
 //! started.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::index::ready_queue::Rank;
@@ -79,7 +78,7 @@ pub enum Reason {
 }
 
 /// Capability that present workers lack for a task: the first in this order that none of them has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lack {
     /// No worker takes any task.
     Anyone,
@@ -88,9 +87,29 @@ pub enum Lack {
     /// No worker of its queue takes its kind.
     Kind,
     /// No worker of its queue and kind has its labels.
-    Labels,
+    Labels {
+        /// Labels that none of these workers has; empty if each has some of them.
+        missing: Vec<(String, String)>,
+        /// The worker that has most of them.
+        closest: ClosestWorker,
+    },
     /// No worker of its queue, kind and labels has the resources, even when idle.
-    Resources,
+    Resources {
+        /// Resources of which none of these workers has enough: name, amount wanted, and the most that one has. Empty if
+        /// each has enough of some of them.
+        missing: Vec<(String, u64, u64)>,
+        /// The worker that has enough of most of them.
+        closest: ClosestWorker,
+    },
+}
+
+/// The worker that comes closest to what a task requires.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosestWorker {
+    /// Its id.
+    pub worker: WorkerId,
+    /// Names of the labels or resources that it lacks.
+    pub lacks: Vec<String>,
 }
 
 impl Table {
@@ -175,10 +194,8 @@ impl Table {
 
     fn workers_for(&self, class: &Class) -> Reason {
         let live = |worker: &&Worker| worker.usable_slots() > 0;
-        let mut lack = Lack::Anyone;
         let (mut takers, mut free) = (0, 0);
         for worker in self.workers.iter().filter(live) {
-            lack = narrower_lack(lack, worker, class);
             if !worker.profile.takes(class) {
                 continue;
             }
@@ -191,38 +208,76 @@ impl Table {
             free += u64::from(has_capacity);
         }
         match (takers, free) {
-            (0, _) => Reason::NoWorker(lack),
+            (0, _) => Reason::NoWorker(lack(self.workers.iter().filter(live).collect(), class)),
             (workers, 0) => Reason::WorkersBusy { workers },
             (_, workers) => Reason::Ready { workers },
         }
     }
 }
 
-/// Returns the lack that remains when this worker is considered too.
-fn narrower_lack(lack: Lack, worker: &Worker, class: &Class) -> Lack {
-    let profile = &worker.profile;
-    let labelled = |(name, value)| profile.labels.get(name) == Some(value);
-    let found = if !profile.queues.contains(&*class.queue) {
-        Lack::Queue
-    } else if !profile.kinds.contains(&*class.kind) {
-        Lack::Kind
-    } else if !class.requires.labels.iter().all(labelled) {
-        Lack::Labels
-    } else if !profile.has_capacity(&BTreeMap::new(), &class.requires.resources) {
-        Lack::Resources
-    } else {
-        return lack;
-    };
-    let step = |lack: Lack| match lack {
-        Lack::Anyone => 0,
-        Lack::Queue => 1,
-        Lack::Kind => 2,
-        Lack::Labels => 3,
-        Lack::Resources => 4,
-    };
-    if step(found) > step(lack) {
-        found
-    } else {
-        lack
+/// Returns what these workers, none of which takes the class, lack for it.
+fn lack(mut workers: Vec<&Worker>, class: &Class) -> Lack {
+    if workers.is_empty() {
+        return Lack::Anyone;
     }
+    workers.retain(|worker| worker.profile.queues.contains(&*class.queue));
+    if workers.is_empty() {
+        return Lack::Queue;
+    }
+    workers.retain(|worker| worker.profile.kinds.contains(&*class.kind));
+    if workers.is_empty() {
+        return Lack::Kind;
+    }
+    let labels = &class.requires.labels;
+    let has_label = |worker: &Worker, name: &String, value: &String| {
+        worker.profile.labels.get(name) == Some(value)
+    };
+    let lacked_labels = |worker: &Worker| -> Vec<String> {
+        let lacked = labels
+            .iter()
+            .filter(|(name, value)| !has_label(worker, name, value));
+        lacked.map(|(name, _)| name.clone()).collect()
+    };
+    if workers
+        .iter()
+        .all(|worker| !lacked_labels(worker).is_empty())
+    {
+        let missing = labels
+            .iter()
+            .filter(|(name, value)| !workers.iter().any(|worker| has_label(worker, name, value)));
+        let missing = missing.map(|(name, value)| (name.clone(), value.clone()));
+        let missing = missing.collect();
+        return match closest(&workers, lacked_labels) {
+            Some(closest) => Lack::Labels { missing, closest },
+            None => Lack::Kind,
+        };
+    }
+    workers.retain(|worker| lacked_labels(worker).is_empty());
+    let resources = &class.requires.resources;
+    let amount =
+        |worker: &Worker, name: &String| worker.profile.resources.get(name).copied().unwrap_or(0);
+    let lacked_resources = |worker: &Worker| -> Vec<String> {
+        let lacked = resources
+            .iter()
+            .filter(|(name, wanted)| amount(worker, name) < **wanted);
+        lacked.map(|(name, _)| name.clone()).collect()
+    };
+    let missing = resources.iter().filter_map(|(name, wanted)| {
+        let most = workers.iter().map(|worker| amount(worker, name)).max()?;
+        (most < *wanted).then(|| (name.clone(), *wanted, most))
+    });
+    let missing = missing.collect();
+    match closest(&workers, lacked_resources) {
+        Some(closest) => Lack::Resources { missing, closest },
+        None => Lack::Kind,
+    }
+}
+
+/// Returns the worker that lacks the least, the oldest of several.
+fn closest(workers: &[&Worker], lacked: impl Fn(&Worker) -> Vec<String>) -> Option<ClosestWorker> {
+    let candidates = workers.iter().map(|worker| ClosestWorker {
+        worker: worker.id,
+        lacks: lacked(worker),
+    });
+    candidates.min_by_key(|candidate| candidate.lacks.len())
 }

@@ -17,6 +17,16 @@ use crate::types::state::{JobState, TaskState};
 /// Maximum number of records that one call scans.
 pub const SCAN_MAX: usize = 50_000;
 
+/// Order of a list of tasks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ListOrder {
+    /// In the order submitted. A cursor continues with greater ids.
+    #[default]
+    OldestFirst,
+    /// In the opposite order. A cursor continues with smaller ids.
+    NewestFirst,
+}
+
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ListPage<'a, T, C> {
@@ -55,6 +65,8 @@ pub struct TaskFilter {
     pub worker: Option<WorkerId>,
     /// Tasks of this job.
     pub job: Option<JobId>,
+    /// Tasks with this tag.
+    pub tag: Option<String>,
 }
 
 impl TaskFilter {
@@ -69,6 +81,10 @@ impl TaskFilter {
                 .worker
                 .is_none_or(|worker| task.worker() == Some(worker))
             && self.job.is_none_or(|job| task.job == job)
+            && self
+                .tag
+                .as_ref()
+                .is_none_or(|tag| task.spec.policy.tags.contains(tag))
     }
 
     /// Returns whether the counts prove that no task can match.
@@ -146,21 +162,46 @@ impl Table {
         after: Option<TaskId>,
         limit: usize,
     ) -> ListPage<'_, Task, TaskId> {
+        self.tasks_where(filter, ListOrder::OldestFirst, after, limit, |_| true)
+    }
+
+    /// Returns tasks that also satisfy `condition`, beyond the cursor `after` in this order.
+    pub fn tasks_where(
+        &self,
+        filter: &TaskFilter,
+        order: ListOrder,
+        after: Option<TaskId>,
+        limit: usize,
+        condition: impl Fn(&Task) -> bool,
+    ) -> ListPage<'_, Task, TaskId> {
         if filter.matches_nothing(self) {
             return ListPage {
                 items: Vec::new(),
                 next: None,
             };
         }
-        let matches = |task: &Task| filter.matches(task);
-        match filter {
-            TaskFilter {
-                worker: Some(worker),
-                state: Some(TaskState::Running),
-                ..
-            } => {
-                let leases = self.leases_of(*worker).map(|lease| lease.task);
-                let tasks = leases.filter(|&task| after.is_none_or(|after| task > after));
+        let matches = |task: &Task| filter.matches(task) && condition(task);
+        let is_beyond = |task: TaskId| {
+            after.is_none_or(|after| match order {
+                ListOrder::OldestFirst => task > after,
+                ListOrder::NewestFirst => task < after,
+            })
+        };
+        match (filter, order) {
+            (
+                TaskFilter {
+                    worker: Some(worker),
+                    state: Some(TaskState::Running),
+                    ..
+                },
+                _,
+            ) => {
+                let mut tasks: Vec<TaskId> =
+                    self.leases_of(*worker).map(|lease| lease.task).collect();
+                if order == ListOrder::NewestFirst {
+                    tasks.reverse();
+                }
+                let tasks = tasks.into_iter().filter(|&task| is_beyond(task));
                 collect(
                     tasks.filter_map(|task| self.tasks.get(task)),
                     |task| task.id,
@@ -168,7 +209,7 @@ impl Table {
                     limit,
                 )
             }
-            TaskFilter { job: Some(job), .. } => {
+            (TaskFilter { job: Some(job), .. }, ListOrder::OldestFirst) => {
                 let range = self.jobs.get(*job).map(Job::task_range);
                 let tasks = range.map(|range| {
                     let (first, last) = range.into_inner();
@@ -179,9 +220,27 @@ impl Table {
                 let of_job = tasks.into_iter().flatten().filter(|task| task.job == *job);
                 collect(of_job, |task| task.id, matches, limit)
             }
-            TaskFilter { .. } => {
+            (TaskFilter { job: Some(job), .. }, ListOrder::NewestFirst) => {
+                let range = self.jobs.get(*job).map(Job::task_range);
+                let tasks = range.map(|range| {
+                    let (first, last) = range.into_inner();
+                    let end = TaskId(last.0.saturating_add(1));
+                    let before = after.map_or(end, |after| after.min(end));
+                    let tasks = self.tasks.iter_before(Some(before));
+                    tasks.take_while(move |task| task.id >= first)
+                });
+                let of_job = tasks.into_iter().flatten().filter(|task| task.job == *job);
+                collect(of_job, |task| task.id, matches, limit)
+            }
+            (TaskFilter { .. }, ListOrder::OldestFirst) => {
                 collect(self.tasks.iter_after(after), |task| task.id, matches, limit)
             }
+            (TaskFilter { .. }, ListOrder::NewestFirst) => collect(
+                self.tasks.iter_before(after),
+                |task| task.id,
+                matches,
+                limit,
+            ),
         }
     }
 

@@ -153,6 +153,16 @@ fn unserializable(error: serde_json::Error) -> Error {
 impl Client {
     /// Makes the call and reads its answer.
     pub(super) async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, Error> {
+        self.call_with(call, |body| serde_json::from_slice(body))
+            .await
+    }
+
+    /// Makes the call and reads its answer with `read`.
+    pub(super) async fn call_with<T>(
+        &self,
+        call: Call,
+        read: impl FnOnce(&[u8]) -> Result<T, serde_json::Error>,
+    ) -> Result<T, Error> {
         if let Some(odd) = call
             .path
             .iter()
@@ -164,7 +174,7 @@ impl Client {
             ))));
         }
         let (master, body) = self.perform(&call).await?;
-        serde_json::from_slice(&body).map_err(|error| Error::Protocol {
+        read(&body).map_err(|error| Error::Protocol {
             master,
             message: format!("{error}: {}", quote(&body)),
         })

@@ -362,6 +362,10 @@ fn interpret(url: &Url, status: StatusCode, headers: &HeaderMap, body: Bytes) ->
         StatusCode::GATEWAY_TIMEOUT | StatusCode::BAD_GATEWAY => Answer::Unknown(message),
         _ => match problem {
             Some(problem) => Answer::Refused(problem),
+            // A proxy in between has a limit of its own.
+            None if status == StatusCode::PAYLOAD_TOO_LARGE => {
+                Answer::Refused(Problem::new(ProblemCode::PayloadTooLarge, message))
+            }
             None => Answer::NotUnderstood(message),
         },
     }

@@ -71,7 +71,8 @@ impl Client {
         let call = Call::post(&["v1", "workers", id, "poll"])
             .json(poll)?
             .with_hold(hold);
-        self.call(call.with_deadline(timeout).patient()).await
+        self.call_with(call.with_deadline(timeout).patient(), PollAnswer::read)
+            .await
     }
 
     /// Confirms the leases of a worker.

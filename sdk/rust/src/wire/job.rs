@@ -114,6 +114,14 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// All values.
+    pub const ALL: [JobState; 4] = [
+        JobState::Running,
+        JobState::Succeeded,
+        JobState::Failed,
+        JobState::Cancelled,
+    ];
+
     /// The word used on the wire.
     pub fn as_str(self) -> &'static str {
         match self {

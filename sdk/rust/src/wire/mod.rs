@@ -27,7 +27,7 @@ pub use cluster::{
     Restored, SnapshotTransfer, SnapshotWritten, TableDigest, TransferLeader, UpgradeCluster,
 };
 pub use event::{Event, EventsQuery};
-pub use exec::{ExecError, ExecPayload, ExecResult};
+pub use exec::{ExecError, ExecPayload, ExecResult, Omitted, RawOutput};
 pub use health::{Health, Ready};
 pub use job::{Job, JobList, JobState, JobsQuery, OnFailure, PartReceived, SubmitJob, Submitted};
 pub use output::{
@@ -43,12 +43,12 @@ pub use task::{
     Attempt, AttemptOutcome, AwaitedTasks, Backoff, EndedTask, EndedTasks, Explanation,
     OnDuplicate, Reason, Requires, Swept, Task, TaskList, TaskSelection, TaskSpec, TaskState,
 };
-pub use task_query::{JobTasksQuery, TasksQuery};
+pub use task_query::{JobTasksQuery, ListOrder, TasksQuery};
 pub use time::Timestamp;
 pub use worker::{
-    Heartbeat, HeartbeatAnswer, LeasedTask, LeaveAnswer, Load, Poll, PollAnswer, Register,
-    Registered, Report, ReportAnswer, ReportStatus, ResultAcknowledgement, RunningTask, TaskResult,
-    Worker, WorkerList, WorkerState, WorkersQuery,
+    Heartbeat, HeartbeatAnswer, LeasedTask, LeaveAnswer, Load, NOTE_BYTES_MAX, PartProblem, Poll,
+    PollAnswer, Register, Registered, Report, ReportAnswer, ReportStatus, ResultAcknowledgement,
+    RunningTask, TaskResult, UnreadableTask, Worker, WorkerList, WorkerState, WorkersQuery,
 };
 
 use serde::{Deserialize, Serialize};

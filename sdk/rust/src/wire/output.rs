@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Consistency;
 use super::task::TaskState;
+use super::worker::PartProblem;
 
 /// Output stream of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +71,9 @@ pub struct SendOutputAnswer {
     /// held by this worker.
     #[serde(default)]
     pub attempts: Vec<OutputEnds>,
+    /// Chunks of the request that were wrong. They were dropped or repaired, and all others were taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<PartProblem>,
 }
 
 /// Progress of the leader with the output of one attempt.

@@ -70,6 +70,9 @@ pub enum Placement {
 }
 
 impl Placement {
+    /// All values.
+    pub const ALL: [Placement; 2] = [Placement::Spread, Placement::Pack];
+
     /// The word used on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -169,14 +172,17 @@ pub struct Purge {
     /// running.
     #[serde(default)]
     pub dead_letters: bool,
+    /// Whether to change nothing, and only count what would be changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// Response to a purge.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Purged {
-    /// Number of tasks cancelled.
+    /// Number of tasks cancelled, or with `dry_run` those that would be.
     pub cancelled: u64,
-    /// Number of finished jobs deleted, with all of their tasks.
+    /// Number of finished jobs deleted, or with `dry_run` those that would be, with all of their tasks.
     pub forgotten_jobs: u64,
 }

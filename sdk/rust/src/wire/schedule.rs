@@ -43,6 +43,9 @@ pub enum Overlap {
 }
 
 impl Overlap {
+    /// All values.
+    pub const ALL: [Overlap; 2] = [Overlap::Allow, Overlap::Forbid];
+
     /// The word used on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -68,6 +71,9 @@ pub enum CatchUp {
 }
 
 impl CatchUp {
+    /// All values.
+    pub const ALL: [CatchUp; 3] = [CatchUp::None, CatchUp::One, CatchUp::All];
+
     /// The word used on the wire.
     pub fn as_str(self) -> &'static str {
         match self {

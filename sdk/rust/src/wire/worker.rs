@@ -99,8 +99,10 @@ pub struct Poll {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PollAnswer {
     /// Leased tasks; empty if the wait ended without one.
-    #[serde(default)]
     pub tasks: Vec<LeasedTask>,
+    /// Leased tasks of which not even all fields could be read. Not part of the response.
+    #[serde(skip)]
+    pub unreadable: Vec<UnreadableTask>,
     /// One verdict for each result sent, in the same order.
     #[serde(default)]
     pub results: Vec<ResultAcknowledgement>,
@@ -113,6 +115,85 @@ pub struct PollAnswer {
     /// Whether the worker must take no more tasks, finish its running attempts, and leave.
     #[serde(default)]
     pub drain: bool,
+    /// Parts of the request that were wrong. They were dropped or repaired, and everything else was processed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<PartProblem>,
+}
+
+/// A leased task that this program cannot read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableTask {
+    /// Its lease, task and token, if at least these can be read.
+    pub lease: Option<(String, u64)>,
+    /// Reason why the task cannot be read.
+    pub message: String,
+}
+
+impl UnreadableTask {
+    fn new(task: &RawValue, error: &serde_json::Error) -> Self {
+        /// Fields that identify a lease.
+        #[derive(Deserialize)]
+        struct Lease {
+            id: String,
+            token: u64,
+        }
+        let lease = serde_json::from_str::<Lease>(task.get()).ok();
+        Self {
+            lease: lease.map(|lease| (lease.id, lease.token)),
+            message: error.to_string(),
+        }
+    }
+}
+
+impl PollAnswer {
+    /// Reads an answer. Each task is read alone, so that one which cannot be read does not cost the others.
+    ///
+    /// # Errors
+    ///
+    /// The text is not an answer to a poll.
+    pub fn read(body: &[u8]) -> Result<Self, serde_json::Error> {
+        /// Answer whose tasks are raw texts.
+        #[derive(Deserialize)]
+        struct RawAnswer {
+            tasks: Vec<Box<RawValue>>,
+            #[serde(default)]
+            results: Vec<ResultAcknowledgement>,
+            #[serde(default)]
+            cancel: Vec<String>,
+            #[serde(default)]
+            lost: Vec<String>,
+            #[serde(default)]
+            drain: bool,
+        }
+        if let Ok(answer) = serde_json::from_slice(body) {
+            return Ok(answer);
+        }
+        let raw: RawAnswer = serde_json::from_slice(body)?;
+        let mut answer = Self {
+            results: raw.results,
+            cancel: raw.cancel,
+            lost: raw.lost,
+            drain: raw.drain,
+            ..Self::default()
+        };
+        for task in raw.tasks {
+            match serde_json::from_str(task.get()) {
+                Ok(task) => answer.tasks.push(task),
+                Err(error) => answer.unreadable.push(UnreadableTask::new(&task, &error)),
+            }
+        }
+        Ok(answer)
+    }
+}
+
+/// A part of a worker's request that was wrong. The other parts were processed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PartProblem {
+    /// The part, such as `running[0].note`.
+    pub field: String,
+    /// What is wrong with it, and what was done.
+    pub detail: String,
 }
 
 /// One attempt, leased to the worker that receives it.
@@ -157,6 +238,9 @@ pub struct Heartbeat {
     pub load: Option<Load>,
 }
 
+/// Maximum length of a note, in bytes.
+pub const NOTE_BYTES_MAX: usize = 1_000;
+
 /// One attempt that the worker confirms to hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -170,7 +254,7 @@ pub struct RunningTask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 1))]
     pub progress: Option<f64>,
-    /// Note for readers.
+    /// Note for readers. A longer one is cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(max_length = 1000))]
     pub note: Option<String>,
@@ -206,6 +290,9 @@ pub struct HeartbeatAnswer {
     /// registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat_ms: Option<u64>,
+    /// Parts of the request that were wrong. They were dropped or repaired, and everything else was processed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<PartProblem>,
 }
 
 /// Body of `POST /v1/workers/{id}/report`.
@@ -227,7 +314,7 @@ pub struct TaskResult {
     pub task: String,
     /// Fencing token of the attempt's lease.
     pub token: u64,
-    /// Whether the attempt succeeded or failed.
+    /// Whether the attempt succeeded or failed, or is returned.
     pub status: ReportStatus,
     /// Result of a successful attempt. Default: `null`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -251,6 +338,8 @@ pub enum ReportStatus {
     Succeeded,
     /// The attempt failed, with an `error`.
     Failed,
+    /// The worker could not begin the attempt, and returns the lease. It counts as neither a failure nor a loss.
+    Returned,
 }
 
 /// Response of `POST /v1/workers/{id}/report`.
@@ -259,6 +348,9 @@ pub enum ReportStatus {
 pub struct ReportAnswer {
     /// One verdict for each result sent, in the same order.
     pub results: Vec<ResultAcknowledgement>,
+    /// Parts of the request that were wrong. They were dropped or repaired, and everything else was processed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<PartProblem>,
 }
 
 /// Verdict on one reported result.
@@ -269,9 +361,16 @@ pub struct ResultAcknowledgement {
     pub task: String,
     /// Whether the result is the task's result. A repeated report under the same lease is accepted again.
     pub accepted: bool,
-    /// Reason why the result was not accepted: `stale_token`, `already_finished` or `not_found`.
+    /// Reason why the result was not accepted: `stale_token`, `already_finished`, `not_found`, `payload_too_large` or
+    /// `invalid_request`. With the last two the lease is still held: report another result, such as a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// With `payload_too_large` and `invalid_request`: the part that is wrong, such as `results[0].result`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// With `payload_too_large` and `invalid_request`: what is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// Response of `DELETE /v1/workers/{id}`.
@@ -307,6 +406,17 @@ pub enum WorkerState {
 }
 
 impl WorkerState {
+    /// All values.
+    pub const ALL: [WorkerState; 7] = [
+        WorkerState::Live,
+        WorkerState::Draining,
+        WorkerState::Lost,
+        WorkerState::Left,
+        WorkerState::Paused,
+        WorkerState::Quarantined,
+        WorkerState::Probation,
+    ];
+
     /// The word used on the wire.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -11,10 +11,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::executor::{Outcome, StopReason, TaskContext, TaskHandle, error_object};
+use super::poll_pause::PollPause;
 use super::spool::OutputSignal;
-use crate::wire::{Problem, ReportStatus, ResultAcknowledgement, RunningTask, TaskResult};
+pub(super) use super::task_result::LeaseKey;
+use super::task_result::{failure, size_of_result, task_result};
+use crate::wire::{
+    Problem, ProblemCode, ReportStatus, ResultAcknowledgement, RunningTask, TaskResult,
+};
 
 /// Maximum number of results in one report, and of bytes, unless a single result is larger.
 const RESULTS_PER_REPORT_MAX: usize = 1000;
@@ -23,13 +29,6 @@ const RESULT_BYTES_PER_REPORT_MAX: usize = 4 << 20;
 /// Bytes of output kept for all slots together, but never less than the minimum for each.
 const OUTPUT_BYTES_MAX: usize = 32 << 20;
 const OUTPUT_BYTES_PER_SLOT_MIN: usize = 8 << 10;
-
-/// The identity of an attempt: a task's lease.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct LeaseKey {
-    pub(super) task: String,
-    pub(super) token: u64,
-}
 
 #[derive(Debug)]
 enum Phase {
@@ -52,9 +51,6 @@ struct Attempt {
     disowned: bool,
 }
 
-/// The code of a result over the cluster's bound.
-const TOO_LARGE: &str = "payload_too_large";
-
 /// The attempts of one worker.
 #[derive(Debug)]
 pub(super) struct AttemptRegistry {
@@ -62,6 +58,7 @@ pub(super) struct AttemptRegistry {
     held: Mutex<BTreeMap<LeaseKey, Attempt>>,
     changed: Notify,
     output_signal: Arc<OutputSignal>,
+    pause: Mutex<PollPause>,
 }
 
 impl AttemptRegistry {
@@ -71,7 +68,17 @@ impl AttemptRegistry {
             held: Mutex::default(),
             changed: Notify::new(),
             output_signal: Arc::default(),
+            pause: Mutex::default(),
         }
+    }
+
+    /// Returns when the worker may take tasks again after one that it could not begin; `None` if it may.
+    pub(super) fn paused_until(&self) -> Option<Instant> {
+        self.pause().until(Instant::now())
+    }
+
+    fn pause(&self) -> MutexGuard<'_, PollPause> {
+        self.pause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the signal that there is output to send.
@@ -131,6 +138,21 @@ impl AttemptRegistry {
 
     /// Records the outcome of an attempt.
     pub(super) fn end(&self, key: &LeaseKey, outcome: Outcome) {
+        match &outcome {
+            Outcome::Returned { reason } => {
+                let pause = self.pause().begin(Instant::now());
+                if let Some(pause) = pause {
+                    let pause_ms = pause.as_millis();
+                    tracing::warn!(
+                        task = key.task,
+                        reason,
+                        "an attempt could not begin, so its task goes back to its queue; this worker takes no tasks for {pause_ms} ms"
+                    );
+                }
+            }
+            Outcome::Succeeded(_) | Outcome::Failed { .. } => self.pause().reset(Instant::now()),
+            Outcome::Stopped => {}
+        }
         let mut held = self.lock();
         let Some(attempt) = held.get_mut(key) else {
             return;
@@ -313,6 +335,10 @@ impl AttemptRegistry {
     }
 }
 
+/// Codes of results that the cluster cannot take. The lease is still held, so another result has to follow.
+const TOO_LARGE: &str = "payload_too_large";
+const INVALID: &str = "invalid_request";
+
 /// The request that results are taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BatchKind {
@@ -358,18 +384,30 @@ impl ResultBatch {
                 Some(ResultAcknowledgement { accepted: true, .. }) => {
                     held.remove(&key);
                 }
-                Some(ResultAcknowledgement { code, .. }) if code.as_deref() == Some(TOO_LARGE) => {
+                Some(ResultAcknowledgement { code, detail, .. })
+                    if matches!(code.as_deref(), Some(TOO_LARGE | INVALID)) =>
+                {
                     // The lease is still this worker's. Without an outcome, the task would be leased again for ever.
+                    let too_large = code.as_deref() == Some(TOO_LARGE);
+                    let detail = detail.as_deref().unwrap_or_default();
                     tracing::warn!(
                         task = key.task,
-                        "a result is too large for the cluster: the attempt is reported as failed"
+                        code,
+                        detail,
+                        "the cluster cannot take a result: the attempt is reported as failed"
                     );
-                    let message = "the result exceeds the limit of the cluster; store it where others can reach it and \
-                                   return its address";
-                    let too_large = failure(&key, error_object("result_too_large", message), false);
+                    let failed = if too_large {
+                        let message = "the result exceeds the limit of the cluster; store it where others can reach \
+                                       it and return its address";
+                        failure(&key, error_object("result_too_large", message), false)
+                    } else {
+                        let message =
+                            format!("the cluster refused the result of this attempt: {detail}");
+                        failure(&key, error_object("result_refused", &message), false)
+                    };
                     let known = held
                         .get_mut(&key)
-                        .is_some_and(|attempt| attempt.replace(too_large));
+                        .is_some_and(|attempt| attempt.replace(failed));
                     if known {
                         self.keys.push(key);
                     } else {
@@ -397,9 +435,24 @@ impl ResultBatch {
         // Unsettled results, if any, go back on drop.
     }
 
+    /// Handles the refusal of a whole poll, which would be refused again. Nothing says that a result is to blame, so each
+    /// is reported again by itself.
+    pub(super) fn refused_with_poll(self) {
+        let mut held = self.attempts.lock();
+        for key in &self.keys {
+            if let Some(Phase::Ended { alone, .. }) = held.get_mut(key).map(|one| &mut one.phase) {
+                *alone = true;
+            }
+        }
+    }
+
     /// Handles the refusal of a whole report, which would be refused again. Each result is then reported alone. One
-    /// that is refused alone is replaced by a failure with the reason. When even that is refused, it is given up.
+    /// that is refused alone is replaced by a failure with the reason. When even that is refused, it is given up. A
+    /// refusal that is not about the report, such as a lack of permission, changes nothing: the results are kept.
     pub(super) fn refused(self, problem: &Problem) {
+        if !problem.is(ProblemCode::InvalidRequest) && problem.status != 413 {
+            return;
+        }
         let mut held = self.attempts.lock();
         let single = self.keys.len() == 1;
         for key in &self.keys {
@@ -415,15 +468,17 @@ impl ResultBatch {
             else {
                 continue;
             };
+            let is_returned = result.status == ReportStatus::Returned;
             if !single {
                 *alone = true;
-            } else if !*replaced {
+            } else if !*replaced && !is_returned {
                 tracing::warn!(task = key.task, %problem, "a result was refused");
                 *alone = true;
                 *replaced = true;
                 let message = format!("the cluster refused the result of this attempt: {problem}");
                 *result = failure(key, error_object("result_refused", &message), false);
             } else {
+                // The lease ends by itself.
                 tracing::error!(task = key.task, %problem, "a result is discarded");
                 held.remove(key);
             }
@@ -494,55 +549,6 @@ impl Attempt {
         self.disowned = true;
         self.stop(reason);
     }
-}
-
-/// Returns what to report of an outcome, given why the attempt was stopped, if it was.
-fn task_result(key: &LeaseKey, outcome: Outcome, reason: Option<StopReason>) -> Option<TaskResult> {
-    match (outcome, reason) {
-        (_, Some(StopReason::Cancelled | StopReason::Lost)) => None,
-        (Outcome::Succeeded(result), _) => Some(TaskResult {
-            task: key.task.clone(),
-            token: key.token,
-            status: ReportStatus::Succeeded,
-            result,
-            error: None,
-            retryable: None,
-        }),
-        // It failed because the worker stopped it for its own sake, which is no failure of the task. Its lease goes
-        // back when the worker leaves.
-        (Outcome::Failed { .. } | Outcome::Stopped, Some(StopReason::ShuttingDown)) => None,
-        (Outcome::Failed { error, retryable }, None | Some(StopReason::TimedOut)) => {
-            Some(failure(key, error, retryable))
-        }
-        (Outcome::Stopped, Some(StopReason::TimedOut)) => Some(failure(
-            key,
-            error_object("timeout", "the attempt reached its time limit"),
-            true,
-        )),
-        (Outcome::Stopped, None) => Some(failure(
-            key,
-            error_object("stopped", "the attempt ended without an outcome"),
-            true,
-        )),
-    }
-}
-
-fn failure(key: &LeaseKey, error: Box<serde_json::value::RawValue>, retryable: bool) -> TaskResult {
-    TaskResult {
-        task: key.task.clone(),
-        token: key.token,
-        status: ReportStatus::Failed,
-        result: None,
-        error: Some(error),
-        retryable: Some(retryable),
-    }
-}
-
-fn size_of_result(result: &TaskResult) -> usize {
-    let raw = |value: &Option<Box<serde_json::value::RawValue>>| {
-        value.as_ref().map_or(0, |raw| raw.get().len())
-    };
-    128 + result.task.len() + raw(&result.result) + raw(&result.error)
 }
 
 #[cfg(test)]

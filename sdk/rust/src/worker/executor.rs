@@ -4,12 +4,13 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use super::spool::{OutputSignal, OutputWriter, Spool};
-use crate::wire::{LeasedTask, OutputStream};
+use crate::json_text::{beginning, without_lone_surrogates};
+use crate::wire::{LeasedTask, NOTE_BYTES_MAX, OutputStream};
 
 /// Runs tasks. One executor serves all slots of a worker at once.
 ///
@@ -34,6 +35,12 @@ pub enum Outcome {
     },
     /// The attempt was stopped because the context asked for it. Nothing is reported.
     Stopped,
+    /// The attempt could not begin for a want of this worker, such as memory or file descriptors. Its lease is returned,
+    /// which counts as no failure, and the worker takes no tasks for a moment.
+    Returned {
+        /// What was missing, for the log.
+        reason: String,
+    },
 }
 
 impl Outcome {
@@ -86,6 +93,25 @@ pub(super) fn error_object(kind: &str, message: &str) -> Box<RawValue> {
         .expect("two strings always serialize")
 }
 
+/// Returns the type and the beginning of the message of an error, for the log.
+pub(super) fn error_summary(error: &RawValue) -> String {
+    /// The usual fields of an error.
+    #[derive(Deserialize)]
+    struct ErrorFields {
+        #[serde(rename = "type")]
+        kind: String,
+        message: String,
+    }
+    let text = without_lone_surrogates(error.get());
+    match serde_json::from_str::<ErrorFields>(&text) {
+        Ok(fields) => {
+            let message = beginning(&fields.message, SUMMARY_BYTES_MAX);
+            format!("{}: {message}", fields.kind)
+        }
+        Err(_) => beginning(&text, SUMMARY_BYTES_MAX).to_owned(),
+    }
+}
+
 /// The reason why an attempt must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
@@ -99,6 +125,8 @@ pub enum StopReason {
     ShuttingDown,
 }
 
+/// Maximum length of a message in the log, in bytes.
+const SUMMARY_BYTES_MAX: usize = 300;
 /// Maximum bytes of an attempt's output that are kept, unless its worker has less room for each.
 const OUTPUT_BYTES_MAX: usize = 256 << 10;
 
@@ -170,9 +198,14 @@ impl TaskContext {
         *self.stop.borrow()
     }
 
-    /// Reports the progress, from 0 to 1, and the current activity. The next heartbeat carries both.
+    /// Reports the progress, from 0 to 1, and the current activity. The next heartbeat carries both. A note of more than
+    /// [`NOTE_BYTES_MAX`] bytes is cut.
     pub fn set_progress(&self, share: f64, note: Option<String>) {
         let share = share.is_finite().then(|| share.clamp(0.0, 1.0));
+        let note = note.map(|mut note| {
+            note.truncate(beginning(&note, NOTE_BYTES_MAX).len());
+            note
+        });
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Progress { share, note };
     }
 }

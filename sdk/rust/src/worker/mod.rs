@@ -14,10 +14,12 @@ mod attempt_runner;
 mod config;
 mod executor;
 mod host_load;
+mod poll_pause;
 mod run;
 mod session;
 mod shutdown;
 mod spool;
+mod task_result;
 
 pub use config::WorkerConfig;
 pub use executor::{Executor, Outcome, StopReason, TaskContext, TaskHandle};

@@ -199,6 +199,7 @@ pub struct OutputWriter {
     spool: Arc<Spool>,
     stream: OutputStream,
     decoder: Decoder,
+    text_bytes: u64,
 }
 
 impl OutputWriter {
@@ -207,18 +208,34 @@ impl OutputWriter {
             spool,
             stream,
             decoder: Decoder::default(),
+            text_bytes: 0,
         }
     }
 
     /// Writes bytes. Never waits.
     pub fn write(&mut self, bytes: &[u8]) {
-        self.spool.write(self.stream, &self.decoder.decode(bytes));
+        let text = self.decoder.decode(bytes);
+        self.text_bytes += text.len() as u64;
+        self.spool.write(self.stream, &text);
+    }
+
+    /// Returns the length of the text written so far, in bytes.
+    pub fn text_bytes(&self) -> u64 {
+        self.text_bytes
+    }
+
+    /// Ends the stream: replaces an incomplete character at its end. Returns the length of its whole text, in bytes.
+    pub fn finish(&mut self) -> u64 {
+        let text = self.decoder.finish();
+        self.text_bytes += text.len() as u64;
+        self.spool.write(self.stream, text);
+        self.text_bytes
     }
 }
 
 impl Drop for OutputWriter {
     fn drop(&mut self) {
-        self.spool.write(self.stream, self.decoder.finish());
+        self.finish();
     }
 }
 

@@ -21,6 +21,7 @@ pub struct Document(Bytes);
 #[openapi(components(schemas(
     wire::Problem,
     wire::Consistency,
+    wire::ListOrder,
     wire::JobState,
     wire::TaskState,
     wire::WorkerState,

@@ -13,9 +13,9 @@ use triarch_table::{Command, Token, WorkerId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::results::{RESULTS_MAX, record_results};
+use super::envelope::{self, PartProblems, ReportedResult};
+use super::results::record_results;
 use crate::leader::LeaderTerm;
-use crate::leader::lease_tracker::{AttemptProgress, WorkerLoad};
 use crate::leader::worker_calls::{RunningAttempt, WorkerCallError};
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
@@ -30,7 +30,6 @@ use crate::server::routes::present;
 /// Bounds on one registration and one poll.
 const SLOTS_MAX: u32 = 10_000;
 const SUBSCRIPTIONS_MAX: usize = 10_000;
-const NOTE_BYTES_MAX: usize = 1_000;
 /// Maximum time that a poll delays the acknowledgements of its results to wait for new leases.
 const ACKNOWLEDGEMENT_DELAY_MAX: Duration = Duration::from_millis(50);
 /// Options for worker reports on leases and on the worker itself.
@@ -132,23 +131,31 @@ async fn poll(
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
-    let poll: wire::Poll = json::parse_or_default(&body)?;
+    let poll = envelope::poll(&body)?;
     let lead = app.leader_term()?;
-    let mut running = poll.running.map(parse_running).transpose()?;
-    let ended: Vec<RunningAttempt> = poll.results.iter().map(RunningAttempt::ended).collect();
+    let (problems, mut running) = (poll.problems, poll.running);
+    let ended: Vec<RunningAttempt> = poll
+        .results
+        .iter()
+        .filter_map(ReportedResult::attempt)
+        .collect();
     let acknowledgements = match poll.results.is_empty() {
         true => Vec::new(),
-        false => match record_results_before_lease(&app, &lead, id, poll.results, poll.max).await {
-            Ok(acknowledgements) => acknowledgements,
-            Err(refused) => {
-                // The worker is alive whatever happens to its results, and so are the attempts it will report again.
-                // The error must show that the fate of the results is unknown, even if the worker is unknown by now.
-                let alive: Vec<RunningAttempt> =
-                    running.into_iter().flatten().chain(ended).collect();
-                let _ = lead.heartbeat(id, &alive, None);
-                return Err(refused);
+        false => {
+            match record_results_before_lease(&app, &lead, id, poll.results, &problems, poll.max)
+                .await
+            {
+                Ok(acknowledgements) => acknowledgements,
+                Err(refused) => {
+                    // The worker is alive whatever happens to its results, and so are the attempts it will report again.
+                    // The error must show that the fate of the results is unknown, even if the worker is unknown by now.
+                    let alive: Vec<RunningAttempt> =
+                        running.into_iter().flatten().chain(ended).collect();
+                    let _ = lead.heartbeat(id, &alive, None);
+                    return Err(refused);
+                }
             }
-        },
+        }
     };
     if let Some(running) = &mut running {
         // A reported result is acknowledged. Its attempt is neither running nor lost, even if the worker also names it
@@ -168,16 +175,11 @@ async fn poll(
         Ok(answer) => answer,
         // The results count, whatever happened to the rest of the poll. A worker that is lost, or whose leader changed,
         // learns that from its next request.
-        Err(_) if !acknowledgements.is_empty() => wire::PollAnswer {
-            tasks: Vec::new(),
-            results: Vec::new(),
-            cancel: Vec::new(),
-            lost: Vec::new(),
-            drain: false,
-        },
+        Err(_) if !acknowledgements.is_empty() => wire::PollAnswer::default(),
         Err(error) => return Err(error),
     };
     answer.results = acknowledgements;
+    answer.problems = problems.into_list();
     ApiResponse::ok(app.node.applied_index(), &answer)
 }
 
@@ -186,11 +188,12 @@ async fn record_results_before_lease(
     app: &App,
     lead: &LeaderTerm,
     worker: WorkerId,
-    results: Vec<wire::TaskResult>,
+    results: Vec<ReportedResult>,
+    problems: &PartProblems,
     wanted: u32,
 ) -> Result<Vec<wire::ResultAcknowledgement>, HandlerError> {
     let refill = lead.request_refill(worker, wanted.min(SLOTS_MAX));
-    let (_, acknowledgements) = record_results(app, worker, results).await?;
+    let (_, acknowledgements) = record_results(app, worker, results, problems).await?;
     drop(refill);
     Ok(acknowledgements)
 }
@@ -239,10 +242,10 @@ impl PollRequest {
                 .into_iter()
                 .filter_map(|lease| leased_task(app, lease))
                 .collect(),
-            results: Vec::new(),
             cancel: directives.cancel,
             lost: directives.lost,
             drain: directives.drain,
+            ..wire::PollAnswer::default()
         })
     }
 }
@@ -263,19 +266,10 @@ async fn heartbeat(
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
-    let heartbeat: wire::Heartbeat = json::parse_or_default(&body)?;
-    let running = parse_running(heartbeat.running)?;
-    let cpu = heartbeat.load.and_then(|load| load.cpu);
-    if cpu.is_some_and(|cpu| !(0.0..=1.0).contains(&cpu)) {
-        return Err(Problem::invalid("load.cpu", "must be from 0 to 1").into());
-    }
-    let load = heartbeat.load.map(|load| WorkerLoad {
-        cpu: load.cpu,
-        mem_mb: load.mem_mb,
-    });
+    let heartbeat = envelope::heartbeat(&body)?;
     let directives = app
         .leader_term()?
-        .heartbeat(id, &running, load)
+        .heartbeat(id, &heartbeat.running, heartbeat.load)
         .map_err(|error| worker_call_error(error, id))?;
     ApiResponse::ok(
         app.node.applied_index(),
@@ -284,6 +278,7 @@ async fn heartbeat(
             lost: directives.lost,
             drain: directives.drain,
             heartbeat_ms: Some(directives.heartbeat_ms),
+            problems: heartbeat.problems.into_list(),
         },
     )
 }
@@ -304,12 +299,10 @@ async fn report(
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
-    let report: wire::Report = json::parse(&body)?;
-    if report.results.is_empty() {
-        return Err(Problem::invalid("results", "must hold at least one result").into());
-    }
-    let (index, results) = record_results(&app, id, report.results).await?;
-    ApiResponse::ok(index, &wire::ReportAnswer { results })
+    let report = envelope::report(&body)?;
+    let (index, results) = record_results(&app, id, report.results, &report.problems).await?;
+    let problems = report.problems.into_list();
+    ApiResponse::ok(index, &wire::ReportAnswer { results, problems })
 }
 
 /// Removes a leaving worker and returns its leases at once. Worker protocol: a follower redirects to the leader.
@@ -353,16 +346,6 @@ pub fn worker_id(text: &str) -> Result<WorkerId, Problem> {
 }
 
 impl RunningAttempt {
-    /// Returns the attempt that a result belongs to.
-    fn ended(result: &wire::TaskResult) -> Self {
-        Self {
-            task: result.task.parse().ok(),
-            spelled: result.task.clone(),
-            token: Token(result.token),
-            progress: None,
-        }
-    }
-
     fn key(&self) -> (&str, Token) {
         (&self.spelled, self.token)
     }
@@ -380,51 +363,6 @@ pub fn worker_call_error(error: WorkerCallError, id: WorkerId) -> HandlerError {
         .into(),
         WorkerCallError::TermOver => HandlerError::NotLeader,
     }
-}
-
-fn parse_running(running: Vec<wire::RunningTask>) -> Result<Vec<RunningAttempt>, Problem> {
-    if running.len() > RESULTS_MAX {
-        return Err(Problem::invalid(
-            "running",
-            format!(
-                "lists {} attempts; the limit is {RESULTS_MAX}",
-                running.len()
-            ),
-        ));
-    }
-    running
-        .into_iter()
-        .zip(0..)
-        .map(|(attempt, position)| {
-            let at = |field: &str| format!("running[{position}].{field}");
-            if attempt
-                .progress
-                .is_some_and(|progress| !(0.0..=1.0).contains(&progress))
-            {
-                return Err(Problem::invalid(&at("progress"), "must be from 0 to 1"));
-            }
-            if attempt
-                .note
-                .as_ref()
-                .is_some_and(|note| note.len() > NOTE_BYTES_MAX)
-            {
-                return Err(Problem::invalid(
-                    &at("note"),
-                    format!("exceeds the limit of {NOTE_BYTES_MAX} bytes"),
-                ));
-            }
-            let has_progress = attempt.progress.is_some() || attempt.note.is_some();
-            Ok(RunningAttempt {
-                task: attempt.task.parse().ok(),
-                spelled: attempt.task,
-                token: Token(attempt.token),
-                progress: has_progress.then_some(AttemptProgress {
-                    progress: attempt.progress,
-                    note: attempt.note,
-                }),
-            })
-        })
-        .collect()
 }
 
 /// Converts a lease to its wire type. `None` if it has ended since.

@@ -1,6 +1,7 @@
 //! Results of attempts: proposed as one command, with an acknowledgement of each.
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use triarch_raft::{Priority, ProposeOptions};
 use triarch_sdk::wire;
 use triarch_table::command::reply::{Reply, ReportDecision};
@@ -8,19 +9,18 @@ use triarch_table::command::{ReportedOutcome, TaskReport};
 use triarch_table::types::state::TaskState;
 use triarch_table::{Command, TaskId, Token, WorkerId};
 
+use super::envelope::{self, PartProblems, RESULTS_MAX, ReportedResult};
 use crate::leader_counters::ResultDecision;
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::problem::{Code, Problem};
 
-/// Maximum number of results in one request, and of attempts reported as running.
-pub const RESULTS_MAX: usize = 10_000;
-
-/// Proposes results. An invalid task id, or a result over its bound, costs only that result.
+/// Proposes results. A result that is wrong, or over its bound, costs only itself.
 pub async fn record_results(
     app: &App,
     worker: WorkerId,
-    results: Vec<wire::TaskResult>,
+    results: Vec<ReportedResult>,
+    problems: &PartProblems,
 ) -> Result<(u64, Vec<wire::ResultAcknowledgement>), HandlerError> {
     if results.len() > RESULTS_MAX {
         return Err(Problem::new(
@@ -32,32 +32,49 @@ pub async fn record_results(
     let mut acknowledgements: Vec<wire::ResultAcknowledgement> = Vec::with_capacity(results.len());
     let mut reports: Vec<TaskReport> = Vec::with_capacity(results.len());
     let mut positions: Vec<usize> = Vec::with_capacity(results.len());
-    for result in results {
-        let refused = match result.task.parse::<TaskId>() {
-            Err(_) => {
-                app.table.counters.count_result(ResultDecision::NotFound);
-                Some("not_found")
+    for (result, position) in results.into_iter().zip(0..) {
+        let (task, token, outcome) = match result {
+            ReportedResult::Valid(result) => {
+                let outcome = outcome(app, &result, position, problems);
+                (result.task, Some(result.token), outcome)
             }
-            Ok(task) => match outcome(app, &result) {
-                Err(code) => {
-                    app.table.counters.count_result(ResultDecision::TooLarge);
-                    Some(code)
-                }
-                Ok(outcome) => {
-                    positions.push(acknowledgements.len());
-                    reports.push(TaskReport {
-                        task,
-                        token: Token(result.token),
-                        outcome,
-                    });
-                    None
-                }
-            },
+            ReportedResult::Refused {
+                task,
+                token,
+                problem,
+            } => (task, token, Err(problem)),
         };
+        let refusal = match (task.parse::<TaskId>(), token, outcome) {
+            (_, _, Err(problem)) => {
+                let decision = match problem.code() {
+                    Code::PayloadTooLarge => ResultDecision::TooLarge,
+                    _ => ResultDecision::Invalid,
+                };
+                Some((decision, Some(problem)))
+            }
+            (Ok(task), Some(token), Ok(outcome)) => {
+                positions.push(acknowledgements.len());
+                reports.push(TaskReport {
+                    task,
+                    token: Token(token),
+                    outcome,
+                });
+                None
+            }
+            (Err(_), _, Ok(_)) | (_, None, Ok(_)) => Some((ResultDecision::NotFound, None)),
+        };
+        if let Some((decision, _)) = &refusal {
+            app.table.counters.count_result(*decision);
+        }
+        let (code, problem) = refusal.unzip();
+        let problem = problem.flatten();
+        let field = problem.as_ref().map(|problem| problem.field().to_owned());
         acknowledgements.push(wire::ResultAcknowledgement {
-            task: result.task,
-            accepted: refused.is_none(),
-            code: refused.map(str::to_string),
+            task,
+            accepted: code.is_none(),
+            code: code.map(|code| code.into_str().to_owned()),
+            field,
+            detail: problem.map(|problem| problem.detail().to_owned()),
         });
     }
     if reports.is_empty() {
@@ -89,7 +106,8 @@ pub async fn record_results(
             ResultDecision::StaleToken
             | ResultDecision::AlreadyFinished
             | ResultDecision::NotFound
-            | ResultDecision::TooLarge => Some(decision.into_str()),
+            | ResultDecision::TooLarge
+            | ResultDecision::Invalid => Some(decision.into_str()),
         };
         acknowledgements[position].accepted = code.is_none();
         acknowledgements[position].code = code.map(str::to_string);
@@ -104,21 +122,46 @@ fn may_bring_work(app: &App) -> bool {
     counts.of(TaskState::Queued) > 0 || counts.of(TaskState::Waiting) > 0
 }
 
-fn outcome(app: &App, result: &wire::TaskResult) -> Result<ReportedOutcome, &'static str> {
-    let text = |given: &Option<Box<serde_json::value::RawValue>>| {
+fn outcome(
+    app: &App,
+    result: &wire::TaskResult,
+    position: usize,
+    problems: &PartProblems,
+) -> Result<ReportedOutcome, Problem> {
+    let bytes_max = app.limits.payload_bytes_max;
+    let text = |given: &Option<Box<RawValue>>| {
         let text = given.as_ref().map_or("null", |given| given.get());
-        if text.len() > app.limits.payload_bytes_max {
-            return Err("payload_too_large");
-        }
-        Ok(Bytes::copy_from_slice(text.as_bytes()))
+        Bytes::copy_from_slice(text.as_bytes())
     };
     Ok(match result.status {
-        wire::ReportStatus::Succeeded => ReportedOutcome::Succeeded {
-            result: text(&result.result)?,
-        },
-        wire::ReportStatus::Failed => ReportedOutcome::Failed {
-            error: text(&result.error)?,
-            retryable: result.retryable.unwrap_or(true),
-        },
+        wire::ReportStatus::Succeeded => {
+            let bytes = result
+                .result
+                .as_ref()
+                .map_or(0, |result| result.get().len());
+            if bytes > bytes_max {
+                let field = format!("results[{position}].result");
+                return Err(envelope::too_large(&field, bytes, bytes_max));
+            }
+            ReportedOutcome::Succeeded {
+                result: text(&result.result),
+            }
+        }
+        wire::ReportStatus::Failed => {
+            let bytes = result.error.as_ref().map_or(0, |error| error.get().len());
+            let error = if bytes > bytes_max {
+                let field = format!("results[{position}].error");
+                problems.error_shortened(field, bytes, bytes_max);
+                let error = text(&result.error);
+                text(&Some(envelope::shortened_error(&error)))
+            } else {
+                text(&result.error)
+            };
+            ReportedOutcome::Failed {
+                error,
+                retryable: result.retryable.unwrap_or(true),
+            }
+        }
+        wire::ReportStatus::Returned => ReportedOutcome::Returned,
     })
 }

@@ -291,21 +291,13 @@ fn worker_cases(worker: &str) -> Vec<Case> {
         poll(r#"{"max": -1}"#).at("max"),
         poll(r#"{"max": 1, "wait": 5}"#).at("wait"),
         poll(r#"{"max": "all"}"#).at("max"),
-        poll(r#"{"running": [{"task": "t1-0"}]}"#),
-        beat(r#"{"running": [{"task": "t1-0", "token": -1}]}"#).at("running[0].token"),
-        beat(r#"{"running": [{"task": "t1-0", "token": 1, "progress": 7}]}"#)
-            .at("running[0].progress"),
-        beat(r#"{"load": {"cpu": "high"}}"#).at("load.cpu"),
-        beat(r#"{"load": {"cpu": 1.5}}"#).at("load.cpu"),
-        output(r#"{"chunks": [{"task": "t1-0", "token": 1, "stream": "stdlog", "offset": 0, "text": ""}]}"#)
-            .at("chunks[0].stream"),
-        output(r#"{"chunks": [{"task": "t1-0", "token": 1, "stream": "stdout", "offset": 18446744073709551615, "text": "x"}]}"#)
-            .at("chunks[0].offset"),
+        poll(r#"{"running": {"task": "t1-0"}}"#).at("running"),
+        beat(r#"{"running": 7}"#).at("running"),
+        beat(r#"{"beat": 7}"#).at("beat"),
+        output("{}"),
+        output(r#"{"chunks": 7}"#).at("chunks"),
         report("{}"),
         report(r#"{"results": []}"#).at("results"),
-        report(r#"{"results": [{"task": "t1-0", "token": 1, "status": "done"}]}"#)
-            .at("results[0].status"),
-        report(r#"{"results": [{"task": "t1-0", "token": 1}]}"#),
         Case::post("", "/v1/workers/nobody/poll", r#"{"max": 1}"#).is(404, "unknown_worker"),
         Case::post("", "/v1/workers/w999999-0/poll", r#"{"max": 1}"#).is(404, "unknown_worker"),
         Case::post("", "/v1/workers/w999999-0/heartbeat", "{}").is(404, "unknown_worker"),

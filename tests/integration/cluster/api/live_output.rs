@@ -212,12 +212,27 @@ async fn progress_and_notes_are_visible_while_a_task_runs() {
     let message = running(json!(0.25), json!("a quarter"));
     worker.worker_call("heartbeat", &message).await.expect(200);
     assert_eq!(shown().await, (json!(0.25), json!("a quarter")));
-    for wrong in [
-        running(json!(1.5), json!("too far")),
-        running(json!(0.5), json!("x".repeat(1_001))),
+    // A wrong part is dropped or cut, and named. The rest of the heartbeat counts.
+    let long = "x".repeat(1_001);
+    for (wrong, part, expected) in [
+        (
+            running(json!(1.5), json!("too far")),
+            "progress",
+            (Value::Null, json!("too far")),
+        ),
+        (
+            running(json!(0.5), json!(long)),
+            "note",
+            (json!(0.5), json!(long[..1_000])),
+        ),
     ] {
-        let answer = worker.worker_call("heartbeat", &wrong).await;
-        answer.refused(400, "invalid_request");
+        let answer = worker.worker_call("heartbeat", &wrong).await.expect(200);
+        assert_eq!(
+            answer["problems"][0]["field"],
+            format!("running[0].{part}"),
+            "{answer}"
+        );
+        assert_eq!(shown().await, expected);
     }
     // A new leader receives the progress and the note with the next heartbeat.
     let leader = cluster.leader().await;

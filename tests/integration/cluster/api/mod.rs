@@ -15,3 +15,4 @@ mod repeated_requests;
 mod staged_jobs;
 mod task_wait;
 mod unique_keys;
+mod wrong_parts;

@@ -2,6 +2,7 @@
 
 mod concurrency_keys;
 mod dead_letters;
+mod exec_workers;
 mod poison_tasks;
 mod queue_limits;
 mod result_acknowledgements;

@@ -1,7 +1,7 @@
 //! The registry of attempts.
 
 use super::*;
-use crate::wire::ProblemCode;
+use crate::wire::{Problem, ProblemCode, ReportStatus, ResultAcknowledgement};
 
 fn key(task: &str, token: u64) -> LeaseKey {
     LeaseKey {
@@ -15,6 +15,8 @@ fn accepted(task: &str) -> ResultAcknowledgement {
         task: task.to_owned(),
         accepted: true,
         code: None,
+        field: None,
+        detail: None,
     }
 }
 
@@ -145,5 +147,94 @@ fn an_unknown_worker_holds_nothing() {
     attempts.disown_all();
     assert_eq!(context.stop_reason(), Some(StopReason::Lost));
     attempts.end(&key("t2-0", 8), Outcome::Succeeded(None));
+    assert!(attempts.is_idle());
+}
+
+fn refused(task: &str, code: &str, detail: &str) -> ResultAcknowledgement {
+    ResultAcknowledgement {
+        accepted: false,
+        code: Some(code.to_owned()),
+        detail: Some(detail.to_owned()),
+        ..accepted(task)
+    }
+}
+
+#[test]
+fn a_refused_poll_blames_no_result() {
+    let attempts = Arc::new(AttemptRegistry::new(2));
+    ended(&attempts, "t1-0", 7);
+    let mut taken = attempts.take_results(BatchKind::Poll);
+    assert_eq!(taken.results().len(), 1);
+    taken.refused_with_poll();
+    assert!(attempts.take_results(BatchKind::Poll).is_empty());
+    let mut taken = attempts.take_results(BatchKind::Report);
+    assert_eq!(taken.results()[0].status, ReportStatus::Succeeded);
+    taken.settle(&[accepted("t1-0")]);
+    assert!(attempts.is_idle());
+}
+
+#[test]
+fn a_refusal_that_is_not_about_the_report_keeps_the_results() {
+    let attempts = Arc::new(AttemptRegistry::new(2));
+    ended(&attempts, "t1-0", 7);
+    let codes = [ProblemCode::Forbidden, ProblemCode::NotFound];
+    for code in codes.into_iter().cycle().take(4) {
+        let problem = Problem::new(code, "not now");
+        attempts.take_results(BatchKind::Report).refused(&problem);
+    }
+    let mut taken = attempts.take_results(BatchKind::Report);
+    assert_eq!(taken.results()[0].status, ReportStatus::Succeeded);
+}
+
+#[test]
+fn a_result_that_the_cluster_cannot_take_becomes_a_failure_with_the_reason() {
+    let attempts = Arc::new(AttemptRegistry::new(2));
+    for (code, kind) in [
+        ("invalid_request", "result_refused"),
+        ("payload_too_large", "result_too_large"),
+    ] {
+        ended(&attempts, "t1-0", 7);
+        ended(&attempts, "t2-0", 8);
+        let verdicts = [
+            refused("t1-0", code, "nested deeper than 64"),
+            accepted("t2-0"),
+        ];
+        attempts.take_results(BatchKind::Report).settle(&verdicts);
+        let mut taken = attempts.take_results(BatchKind::Report);
+        let results = taken.results();
+        assert_eq!(
+            (results.len(), results[0].status),
+            (1, ReportStatus::Failed)
+        );
+        let error = results[0].error.as_ref().expect("a reason").get();
+        assert!(error.contains(kind), "{error}");
+        assert!(
+            code != "invalid_request" || error.contains("nested deeper"),
+            "{error}"
+        );
+        taken.settle(&[refused("t1-0", code, "again")]);
+        assert!(attempts.is_idle(), "never reported for ever");
+    }
+}
+
+#[test]
+fn an_attempt_that_could_not_begin_is_returned_and_pauses_the_polls() {
+    let attempts = Arc::new(AttemptRegistry::new(2));
+    assert_eq!(attempts.paused_until(), None);
+    attempts.begin(key("t1-0", 7)).expect("new");
+    let reason = "too many open files".to_owned();
+    attempts.end(&key("t1-0", 7), Outcome::Returned { reason });
+    assert!(attempts.paused_until().is_some());
+    let mut taken = attempts.take_results(BatchKind::Report);
+    let results = taken.results();
+    assert_eq!(
+        (results[0].status, results[0].token),
+        (ReportStatus::Returned, 7)
+    );
+    // A cluster that does not know of returns: the lease ends by itself, and the task does not fail.
+    taken.refused(&Problem::new(
+        ProblemCode::InvalidRequest,
+        "unknown variant",
+    ));
     assert!(attempts.is_idle());
 }

@@ -13,10 +13,13 @@ use super::backoff::Backoff;
 use super::poll_pacing::PollPacing;
 use super::state::{LeaderContact, Session, SessionEnd};
 use crate::error::Error;
-use crate::wire::{LeasedTask, Poll, PollAnswer, ProblemCode, Report, ReportAnswer, RunningTask};
+use crate::wire::{
+    LeasedTask, PartProblem, Poll, PollAnswer, ProblemCode, Report, ReportAnswer, RunningTask,
+    UnreadableTask,
+};
 use crate::worker::attempt_registry::{BatchKind, LeaseKey, ResultBatch};
 use crate::worker::attempt_runner;
-use crate::worker::executor::{Executor, StopReason};
+use crate::worker::executor::{Executor, Outcome, StopReason, error_summary};
 
 /// Maximum hold of a poll that carries results when there is no work, because the worker waits for their
 /// acknowledgements.
@@ -27,10 +30,15 @@ const POLL_HOLD_WITH_RESULTS: Duration = Duration::from_millis(50);
 const RESULT_DELAY_MAX: Duration = Duration::from_millis(20);
 /// Maximum time of a poll or a report, in addition to its hold.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Minimum hold of an answer with nothing in it. One that comes sooner is followed by a pause, so that a broken cluster
+/// is not polled in a tight loop.
+const EMPTY_ANSWER_MIN: Duration = Duration::from_millis(20);
 type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 struct Polled {
     asked: usize,
+    /// How long the cluster was asked to hold an empty answer.
+    wait: Duration,
     /// The leases it confirmed, to which the answer refers.
     sent: Vec<RunningTask>,
     begun: Instant,
@@ -57,11 +65,17 @@ impl<E: Executor> Session<E> {
         let mut polled_at = Instant::now();
         let mut pacing = PollPacing::default();
         let mut grace: Pending<()> = None;
+        // Lowered when an answer with this many tasks could not be read.
+        let mut ask_max = usize::MAX;
         loop {
             while running.try_join_next().is_some() {}
             let free = self.attempts.free();
             let mut delayed_until =
                 pacing.delayed_until(Instant::now(), free, self.attempts.slots());
+            if let Some(until) = self.attempts.paused_until() {
+                // A poll that waits would take the same tasks again.
+                (poll, delayed_until) = (None, Some(until));
+            }
             if self.is_leaving() {
                 (poll, delayed_until) = (None, None);
                 if self.attempts.is_idle() {
@@ -79,7 +93,7 @@ impl<E: Executor> Session<E> {
             {
                 polled_in = contact.borrow_and_update().clone();
                 polled_at = Instant::now();
-                poll = Some(self.poll());
+                poll = Some(self.poll(ask_max));
             }
             // A result that no poll carries is reported alone, so that it never waits for new work.
             let next_poll_soon = pacing.has_backlog()
@@ -92,6 +106,10 @@ impl<E: Executor> Session<E> {
             tokio::select! {
                 polled = ready(&mut poll) => {
                     poll = None;
+                    ask_max = match &polled.answer {
+                        Err(Error::Protocol { .. }) => (polled.asked / 2).max(1),
+                        Ok(_) | Err(_) => usize::MAX,
+                    };
                     match self.polled(polled, running) {
                         Ok(got_all) => {
                             pacing.record_poll(polled_at, Instant::now(), got_all);
@@ -128,8 +146,8 @@ impl<E: Executor> Session<E> {
         }
     }
 
-    /// Sends one poll with the results and leases to report.
-    fn poll(self: &Arc<Self>) -> Pin<Box<dyn Future<Output = Polled> + Send>> {
+    /// Sends one poll with the results and leases to report. Asks for `ask_max` tasks at most.
+    fn poll(self: &Arc<Self>, ask_max: usize) -> Pin<Box<dyn Future<Output = Polled> + Send>> {
         let mut batch = self.attempts.take_results(BatchKind::Poll);
         let wait = if batch.is_empty() {
             self.config.poll_wait
@@ -139,7 +157,7 @@ impl<E: Executor> Session<E> {
         // The cluster settles the results before it looks at the leases. By then theirs are over.
         let mut sent = self.attempts.held_leases();
         sent.retain(|running| !batch.holds(running));
-        let asked = self.attempts.free();
+        let asked = self.attempts.free().min(ask_max);
         let request = Poll {
             max: u32::try_from(asked).unwrap_or(u32::MAX),
             wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
@@ -155,6 +173,7 @@ impl<E: Executor> Session<E> {
                 .await;
             Polled {
                 asked,
+                wait,
                 sent,
                 begun,
                 batch,
@@ -171,6 +190,7 @@ impl<E: Executor> Session<E> {
     ) -> Result<bool, Option<SessionEnd>> {
         let Polled {
             asked,
+            wait,
             sent,
             begun,
             batch,
@@ -178,7 +198,14 @@ impl<E: Executor> Session<E> {
         } = polled;
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) => return Err(self.exchange_failed("polling for tasks", &error, batch)),
+            Err(error) => {
+                return Err(self.exchange_failed(
+                    "polling for tasks",
+                    &error,
+                    batch,
+                    BatchKind::Poll,
+                ));
+            }
         };
         self.acknowledge(begun);
         tracing::trace!(
@@ -189,11 +216,50 @@ impl<E: Executor> Session<E> {
         );
         batch.settle(&answer.results);
         self.apply_directives(&answer.cancel, &answer.lost, answer.drain, &sent);
+        log_problems(&answer.problems);
         let got_all = answer.tasks.len() >= asked;
+        let got_nothing = answer.tasks.is_empty() && answer.results.is_empty() && !answer.drain;
+        let has_directives = !answer.cancel.is_empty() || !answer.lost.is_empty();
         for task in answer.tasks {
             self.start_attempt(task, running);
         }
+        if self.fail_unreadable(answer.unreadable) {
+            return Err(None);
+        }
+        if got_nothing && !has_directives && begun.elapsed() < wait.min(EMPTY_ANSWER_MIN) {
+            tracing::debug!("a poll was answered at once without tasks");
+            return Err(None);
+        }
         Ok(got_all)
+    }
+
+    /// Reports each task that cannot be read as a failed attempt. Returns whether there is one without even a lease: the
+    /// cluster will send that again.
+    fn fail_unreadable(&self, tasks: Vec<UnreadableTask>) -> bool {
+        let mut without_lease = false;
+        for UnreadableTask { lease, message } in tasks {
+            let Some((task, token)) = lease else {
+                tracing::error!(
+                    error = message,
+                    "a leased task without a readable id was ignored"
+                );
+                without_lease = true;
+                continue;
+            };
+            tracing::warn!(
+                task,
+                token,
+                error = message,
+                "a leased task cannot be read: its attempt fails"
+            );
+            let key = LeaseKey { task, token };
+            if self.attempts.begin(key.clone()).is_some() {
+                let message = format!("this worker cannot read the task: {message}");
+                self.attempts
+                    .end(&key, Outcome::failed("unreadable_task", &message));
+            }
+        }
+        without_lease
     }
 
     /// Sends one report with as many results as it can carry.
@@ -237,8 +303,16 @@ impl<E: Executor> Session<E> {
                     "reported"
                 );
                 batch.settle(&answer.results);
+                log_problems(&answer.problems);
             }
-            Err(error) => return Err(self.exchange_failed("reporting results", &error, batch)),
+            Err(error) => {
+                return Err(self.exchange_failed(
+                    "reporting results",
+                    &error,
+                    batch,
+                    BatchKind::Report,
+                ));
+            }
         }
         Ok(())
     }
@@ -249,15 +323,17 @@ impl<E: Executor> Session<E> {
         doing: &str,
         error: &Error,
         batch: ResultBatch,
+        kind: BatchKind,
     ) -> Option<SessionEnd> {
         match error {
             Error::Api(problem) if problem.is(ProblemCode::UnknownWorker) => {
                 tracing::warn!(worker = self.id, %problem, "the cluster does not know this worker");
                 return Some(SessionEnd::Unknown);
             }
-            Error::Api(problem) if !batch.is_empty() && problem.status < 429 => {
-                batch.refused(problem)
-            }
+            Error::Api(problem) if !batch.is_empty() && problem.status < 429 => match kind {
+                BatchKind::Poll => batch.refused_with_poll(),
+                BatchKind::Report => batch.refused(problem),
+            },
             Error::Api(_)
             | Error::NoCluster { .. }
             | Error::Timeout { .. }
@@ -282,12 +358,15 @@ impl<E: Executor> Session<E> {
         };
         tracing::debug!(
             task = key.task,
+            kind = task.kind,
             attempt = task.attempt,
             token = key.token,
-            "begun"
+            "task received"
         );
         let session = self.clone();
         running.spawn(async move {
+            let begun = Instant::now();
+            let attempt = task.attempt;
             let on_time_limit = || session.attempts.stop_one(&key, StopReason::TimedOut);
             let abandon_after = session.config.abandon_after;
             let outcome = attempt_runner::run(
@@ -298,9 +377,50 @@ impl<E: Executor> Session<E> {
                 abandon_after,
             )
             .await;
-            tracing::debug!(task = key.task, token = key.token, "ended");
+            log_outcome(&key, attempt, begun.elapsed(), &outcome);
             session.attempts.end(&key, outcome);
         });
+    }
+}
+
+/// Logs how an attempt ended.
+fn log_outcome(key: &LeaseKey, attempt: u32, took: Duration, outcome: &Outcome) {
+    let took_ms = took.as_millis();
+    match outcome {
+        Outcome::Succeeded(_) => {
+            tracing::info!(task = key.task, attempt, took_ms, "task succeeded");
+        }
+        Outcome::Failed { error, retryable } => {
+            let reason = error_summary(error);
+            tracing::warn!(
+                task = key.task,
+                attempt,
+                took_ms,
+                retryable,
+                reason,
+                "task failed"
+            );
+        }
+        Outcome::Stopped => tracing::info!(task = key.task, attempt, took_ms, "task stopped"),
+        Outcome::Returned { reason } => {
+            tracing::info!(
+                task = key.task,
+                attempt,
+                reason,
+                "task returned to its queue"
+            );
+        }
+    }
+}
+
+/// Logs the parts of a request that the cluster did not take.
+pub(super) fn log_problems(problems: &[PartProblem]) {
+    for PartProblem { field, detail } in problems {
+        tracing::warn!(
+            field,
+            detail,
+            "the cluster did not take a part of a request"
+        );
     }
 }
 

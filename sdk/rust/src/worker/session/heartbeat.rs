@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
+use super::exchange::log_problems;
 use super::state::Session;
 use crate::error::Error;
 use crate::wire::{Heartbeat, ProblemCode};
@@ -45,6 +46,7 @@ impl<E: Executor> Session<E> {
                         answer.drain,
                         &heartbeat.running,
                     );
+                    log_problems(&answer.problems);
                     self.leader_contact.send_if_modified(|contact| {
                         contact.record_answer(self.client.leader(), lapsed)
                     });

@@ -13,8 +13,9 @@ use nix::unistd::Pid;
 use crate::faults::fake_clock;
 use crate::wait::eventually;
 
-/// Environment variable that marks every process of one owner, and all processes that those start.
-pub const MARKER_ENV: &str = "TRIARCH_TEST_MARK";
+/// Environment variable that marks every process of one owner, and all processes that those start. A worker passes on, and
+/// does not hide, variables of this prefix.
+pub const MARKER_ENV: &str = "LC_TRIARCH_TEST_MARK";
 /// Number of bytes of the end of a log that are printed after a failure.
 const LOG_LINES_SHOWN: usize = 40;
 
