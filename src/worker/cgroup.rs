@@ -17,6 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Maximum passes over the processes of a group that the kernel cannot kill as a whole.
+const KILL_ROUNDS_MAX: usize = 16;
 /// Beginning of the names of groups that workers make.
 const NAME_PREFIX: &str = "triarch-task-";
 /// Name of the group that a worker moves itself to, because groups with subgroups must not have processes (version 2).
@@ -173,16 +178,33 @@ impl TaskGroup {
 
     /// Kills all processes of the task, also those that left its process group.
     pub fn kill_all(&self) {
-        for dir in &self.dirs {
-            if fs::write(dir.join("cgroup.kill"), "1").is_ok() {
-                continue;
-            }
-            let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            for pid in procs.lines().filter_map(|line| line.parse().ok()) {
-                let pid = nix::unistd::Pid::from_raw(pid);
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        // The group that limits the number of processes, if there is one, is the last.
+        for dir in self.dirs.iter().rev() {
+            if fs::write(dir.join("cgroup.kill"), "1").is_err() {
+                kill_each(dir);
             }
         }
+    }
+}
+
+/// Kills the processes of a group one by one, where the kernel cannot kill the group as a whole.
+fn kill_each(dir: &Path) {
+    // With this limit a process that forks all the time cannot outrun the kills.
+    let _ = fs::write(dir.join("pids.max"), "0");
+    for _ in 0..KILL_ROUNDS_MAX {
+        let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        if procs.is_empty() {
+            return;
+        }
+        for pid in procs.lines().filter_map(|line| line.parse().ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for TaskGroups {
+    fn drop(&mut self) {
+        self.remove_leftover();
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! A command that cannot be started for a want of this machine is no failure of its task: the lease goes back.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -109,6 +109,7 @@ impl ExecExecutor {
             Some(groups) => Some(groups.create()?),
             None => None,
         };
+        let cwd = payload.cwd.as_deref().map(CString::new).transpose();
         let start = Start {
             command: self.command(task, payload),
             lease: self
@@ -119,6 +120,7 @@ impl ExecExecutor {
                 .map(TaskGroup::join_files)
                 .unwrap_or_default(),
             run_as: self.surroundings.run_as.clone(),
+            cwd: cwd.map_err(io::Error::other)?,
         };
         Ok((self.starter.start(start).await?, group))
     }
@@ -148,7 +150,8 @@ impl ExecExecutor {
             })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if let Some(cwd) = &payload.cwd {
+        // Another user enters it with its own rights, see `RunAs::apply`.
+        if let (Some(cwd), None) = (&payload.cwd, &self.surroundings.run_as) {
             command.current_dir(cwd);
         }
         command
@@ -319,7 +322,10 @@ fn spawn_failure(payload: &ExecPayload, error: &io::Error) -> Outcome {
         Some(cwd) if !Path::new(cwd).is_dir() => {
             format!("{program} was not started: the working directory {cwd} does not exist")
         }
-        Some(_) | None => format!("{program} was not started: {error}"),
+        Some(cwd) => {
+            format!("{program} was not started in the working directory {cwd}: {error}")
+        }
+        None => format!("{program} was not started: {error}"),
     };
     match error.raw_os_error() {
         Some(libc::ETXTBSY) => Outcome::failed("spawn", &message),

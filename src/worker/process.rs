@@ -9,10 +9,12 @@
 //!
 //! Commands are started by a thread of their own, one after the other, because starting one blocks until the new
 //! program is in place. No code runs in the child between fork and exec, so that the standard library may use
-//! `posix_spawn`. That call does not copy the worker's memory map and is several times faster.
+//! `posix_spawn`. That call does not copy the worker's memory map and is several times faster. Control groups and another
+//! user need such code, and the slower way with it.
 //!
 //! A process that left the group (`setsid`) is killed later, see [`child_reaper`](super::child_reaper).
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -52,9 +54,11 @@ pub struct Start {
     /// Attempt that it belongs to.
     pub lease: RunningLease,
     /// Files by which it joins control groups.
-    pub join: Vec<std::ffi::CString>,
+    pub join: Vec<CString>,
     /// User that it runs as, if not the worker's.
     pub run_as: Option<Arc<RunAs>>,
+    /// Working directory, which that user enters.
+    pub cwd: Option<CString>,
 }
 
 #[derive(Debug)]
@@ -116,6 +120,7 @@ impl Group {
             lease,
             join,
             run_as,
+            cwd,
         } = start;
         command.process_group(0);
         if !join.is_empty() || run_as.is_some() {
@@ -123,7 +128,10 @@ impl Group {
             unsafe {
                 command.pre_exec(move || {
                     cgroup::join(&join)?;
-                    run_as.as_ref().map_or(Ok(()), |run_as| run_as.apply())
+                    let Some(run_as) = &run_as else {
+                        return Ok(());
+                    };
+                    run_as.apply(cwd.as_deref())
                 });
             }
         }

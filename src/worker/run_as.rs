@@ -1,6 +1,6 @@
 //! Another user for commands (`--run-as`).
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::path::PathBuf;
 
@@ -49,19 +49,36 @@ impl RunAs {
         })
     }
 
-    /// Becomes the user, for good.
+    /// Becomes the user, for good, and then enters the working directory, so that the user's own rights decide on it.
     ///
     /// Async-signal-safe, because it runs between fork and exec.
-    pub fn apply(&self) -> io::Result<()> {
+    pub fn apply(&self, cwd: Option<&CStr>) -> io::Result<()> {
         let check = |result: libc::c_int| match result {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         };
-        // SAFETY: plain system calls; the list of groups outlives its call.
+        self.own_pipes();
+        // SAFETY: plain system calls; the list of groups and the path outlive their calls.
         unsafe {
             check(libc::setgroups(self.groups.len(), self.groups.as_ptr()))?;
             check(libc::setgid(self.gid.as_raw()))?;
-            check(libc::setuid(self.uid.as_raw()))
+            check(libc::setuid(self.uid.as_raw()))?;
+            cwd.map_or(Ok(()), |cwd| check(libc::chdir(cwd.as_ptr())))
+        }
+    }
+
+    /// Gives the pipes of standard input and output to the user. Otherwise a command could not open `/dev/stdout`.
+    fn own_pipes(&self) {
+        for fd in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+            // SAFETY: system calls on integers and on a structure that is valid when zeroed and outlives them.
+            unsafe {
+                let mut status: libc::stat = std::mem::zeroed();
+                if libc::fstat(fd, &raw mut status) == 0
+                    && status.st_mode & libc::S_IFMT == libc::S_IFIFO
+                {
+                    libc::fchown(fd, self.uid.as_raw(), self.gid.as_raw());
+                }
+            }
         }
     }
 }

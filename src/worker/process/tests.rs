@@ -28,6 +28,7 @@ async fn a_worker_that_will_be_killed() {
         lease: children.lease(("t1-0".to_owned(), "1".to_owned())),
         join: Vec::new(),
         run_as: None,
+        cwd: None,
     };
     let group = starter.start(start).await.expect("started");
     let ready = Path::new(&directory).join("ready");

@@ -1,6 +1,7 @@
 //! The worker that runs commands, as a process: what its tasks do never costs the worker, and what it lacks never costs
 //! a task.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use serde_json::json;
@@ -239,4 +240,161 @@ async fn a_worker_logs_a_line_for_each_task() {
         ]),
         "{log}"
     );
+}
+
+/// Starts a worker that refuses to run, and returns its log.
+async fn refusal(cluster: &mut Cluster, script: &str) -> String {
+    let mut command = cluster.marked("sh");
+    let triarch = triarch_harness::binary::triarch();
+    // Through a descriptor, because another user may not pass the directories above the program.
+    let script = format!(
+        "exec 3<{}; W=\"/proc/self/fd/3 worker --masters {}\"; {script}",
+        triarch.display(),
+        cluster.masters()
+    );
+    command.args(["-c", &script]);
+    let mut worker = cluster.spawn("refused", command);
+    let status = worker.wait(WAIT_TIMEOUT).await;
+    assert_eq!(status.code(), Some(1), "{}", worker.log());
+    worker.log()
+}
+
+/// Returns whether this process may do what only root may.
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+#[tokio::test]
+async fn a_command_of_another_user_has_the_rights_of_that_user_only() {
+    let mut cluster = Cluster::start(1).await;
+    let api = api_of(&mut cluster).await;
+    let refused = refusal(&mut cluster, "exec $W --run-as no-such-user-here").await;
+    assert!(
+        refused.contains("there is no user 'no-such-user-here'"),
+        "{refused}"
+    );
+    if !is_root() {
+        let refused = refusal(&mut cluster, "exec $W --run-as nobody").await;
+        assert!(refused.contains("only root can run tasks"), "{refused}");
+        return;
+    }
+    let as_nobody = "exec setpriv --reuid=65534 --regid=65534 --clear-groups $W --run-as root";
+    let refused = refusal(&mut cluster, as_nobody).await;
+    assert!(refused.contains("only root can run tasks"), "{refused}");
+
+    let _worker = worker_after(&mut cluster, "true", "--slots 2 --run-as nobody").await;
+    let seen = stdout_of(
+        &api,
+        "id -un; id -G; echo $USER $LOGNAME; grep -E '^Cap(Prm|Eff|Amb)' /proc/self/status | cut -f2; \
+         echo reopened >/dev/stdout; cat /proc/$PPID/environ 2>/dev/null | wc -c",
+    )
+    .await;
+    let groups = Command::new("id").args(["-G", "nobody"]).output();
+    let groups = String::from_utf8(groups.expect("id runs").stdout).expect("text");
+    let none = "0000000000000000";
+    let expected = format!("nobody\n{groups}nobody nobody\n{none}\n{none}\n{none}\nreopened\n0\n");
+    assert_eq!(seen, expected);
+
+    // A directory that is open to all, below one that is not.
+    let closed = tempfile::tempdir().expect("a directory");
+    let open = closed.path().join("open");
+    std::fs::create_dir(&open).expect("made");
+    let private = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(closed.path(), private).expect("changed");
+    let mut inside = shell("pwd");
+    inside["tasks"][0]["payload"]["cwd"] = json!(open);
+    let task = submit_task(&api, &inside).await;
+    let task = wait_state(&api, &task, "failed").await;
+    let message = task["error"]["message"].as_str().expect("text");
+    assert!(
+        message.contains("in the working directory") && message.contains("Permission denied"),
+        "{task}"
+    );
+    let mut at_root = shell("pwd; sleep 1000");
+    at_root["tasks"][0]["payload"]["cwd"] = json!("/");
+    at_root["tasks"][0]["timeout_ms"] = json!(300);
+    at_root["tasks"][0]["max_attempts"] = json!(1);
+    let task = submit_task(&api, &at_root).await;
+    let task = wait_state(&api, &task, "failed").await;
+    assert_eq!(
+        (&task["error"]["type"], &task["error"]["stdout"]),
+        (&json!("timeout"), &json!("/\n")),
+        "{task}"
+    );
+}
+
+/// Returns the groups of tasks of this worker, wherever control groups are mounted.
+fn task_groups_of(worker: u32) -> Vec<String> {
+    let found = Command::new("find")
+        .args(["/sys/fs/cgroup", "-name"])
+        .arg(format!("triarch-task-{worker}-*"))
+        .output();
+    let found = String::from_utf8(found.expect("find runs").stdout).expect("text");
+    found.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn memory_and_processes_of_a_task_are_limited_or_the_worker_refuses_to_start() {
+    let mut cluster = Cluster::start(1).await;
+    let api = api_of(&mut cluster).await;
+    if is_root() {
+        let nowhere =
+            "exec unshare -m sh -c 'umount -R -l /sys/fs/cgroup; exec '\"$W --pids-max 20\"";
+        let refused = refusal(&mut cluster, nowhere).await;
+        assert!(
+            refused.contains("need a control group") && refused.contains("Delegate=yes"),
+            "{refused}"
+        );
+    }
+    let mut command = cluster.marked(triarch_harness::binary::triarch());
+    let masters = cluster.masters();
+    let limits = ["--memory-max", "64M", "--pids-max", "20"];
+    command.args(["worker", "--masters", &masters]).args(limits);
+    let mut worker = cluster.spawn("limited", command);
+    let started = eventually(WAIT_TIMEOUT, "it starts or refuses to", async || {
+        let shown = api.get("/v1/workers?state=live").await.expect(200);
+        let workers = shown["workers"].as_array().map_or(0, Vec::len);
+        (workers > 0 || worker.ended().is_some()).then_some(workers > 0)
+    })
+    .await;
+    if !started {
+        let log = worker.log();
+        assert!(
+            log.contains("need a control group") && log.contains("Delegate=yes"),
+            "{log}"
+        );
+        return;
+    }
+    let task = |script: &str| {
+        let payload = json!({"argv": ["sh", "-c", script]});
+        json!({"kind": "exec", "max_attempts": 1, "timeout_ms": 20_000, "payload": payload})
+    };
+    let greedy = task("exec dd if=/dev/zero of=/dev/null bs=200M count=1");
+    let forking = task("for i in $(seq 40); do sleep 5 & done; wait");
+    // It leaves its group of processes, and removes the lease by which it could be recognised.
+    let hidden = task("setsid env -i sleep 1000 >/dev/null 2>&1 & echo $!");
+    let submitted = api
+        .submit(&json!({"tasks": [greedy, forking, hidden]}))
+        .await;
+    let id = |nth: usize| submitted["tasks"][nth].as_str().expect("an id").to_owned();
+    let greedy = wait_state(&api, &id(0), "failed").await;
+    let message = greedy["error"]["message"].as_str().expect("text");
+    assert!(
+        message.contains("SIGKILL") && message.contains("--memory-max"),
+        "{greedy}"
+    );
+    let forking = wait_state(&api, &id(1), "failed").await;
+    let stderr = forking["error"]["stderr"].as_str().expect("text");
+    assert!(stderr.contains("ork"), "{forking}");
+    let hidden = wait_state(&api, &id(2), "succeeded").await;
+    let pid = hidden["result"]["stdout"].as_str().expect("text").trim();
+    until(WAIT_TIMEOUT, "the hidden process is gone", async || {
+        kernel_state(pid).is_none()
+    })
+    .await;
+    assert_eq!(stdout_of(&api, "echo fine").await, "fine\n");
+    let pid = worker.pid();
+    worker.terminate();
+    worker.wait(WAIT_TIMEOUT).await;
+    assert_eq!(task_groups_of(pid), [""; 0], "no group is left behind");
 }
