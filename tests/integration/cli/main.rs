@@ -1,10 +1,12 @@
 //! The command line as users type it, against real clusters: its stdout, its stderr, and its exit codes.
 
 mod bench;
+mod bulk_changes;
 mod dev;
 mod inspect;
 mod schedule;
 mod submit;
+mod submit_options;
 mod terminal_text;
 mod usage;
 

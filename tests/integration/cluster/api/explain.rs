@@ -117,6 +117,45 @@ async fn a_follower_explains_why_a_task_does_not_run() {
 }
 
 #[tokio::test]
+async fn an_explanation_names_what_no_worker_has_and_the_worker_that_comes_closest() {
+    let mut cluster = Cluster::start(1).await;
+    let leader = cluster.wait_ready().await;
+    let api = cluster.api(leader);
+    for (name, labels, resources) in [
+        ("far", json!({"zone": "us"}), json!({"mem_mb": 10})),
+        (
+            "near",
+            json!({"zone": "us", "gpu": "yes"}),
+            json!({"mem_mb": 100}),
+        ),
+    ] {
+        let profile = json!({
+            "name": name, "slots": 1, "kinds": [fake_worker::KIND], "labels": labels, "resources": resources,
+        });
+        FakeWorker::register_as(&cluster, &profile).await;
+    }
+    let message = async |requires: Value| {
+        let task = submit_task(&api, &with("requires", requires)).await;
+        let reasons = reasons(&api, &task).await;
+        reasons[0]["message"].as_str().expect("text").to_owned()
+    };
+    let labels = message(json!({"labels": {"zone": "eu", "gpu": "yes"}})).await;
+    assert!(
+        labels.contains("has the label zone=eu: start one with --label zone=eu")
+            && labels.contains("the closest is near")
+            && labels.contains("has zone=us in place of zone=eu"),
+        "{labels}"
+    );
+    let resources = message(json!({"resources": {"mem_mb": 512, "gpus": 1}})).await;
+    assert!(
+        resources.contains("512 of mem_mb (the most that one has is 100)")
+            && resources.contains("1 of gpus (the most that one has is 0)")
+            && resources.contains("the closest is"),
+        "{resources}"
+    );
+}
+
+#[tokio::test]
 async fn an_explanation_names_reached_limits_with_their_numbers() {
     let mut cluster = Cluster::start(3).await;
     let (leader, follower) = cluster.leader_and_follower().await;

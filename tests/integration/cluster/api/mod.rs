@@ -13,6 +13,7 @@ mod pagination;
 mod redirects;
 mod repeated_requests;
 mod staged_jobs;
+mod task_filters;
 mod task_wait;
 mod unique_keys;
 mod wrong_parts;
