@@ -66,6 +66,7 @@ install -m 0644 LICENSE README.md "$tree"
 for shell in bash zsh fish; do
   "$tree/bin/triarch" completions "$shell" >"$tree/doc/triarch.$shell"
 done
+"$tree/bin/triarch" man-pages "$tree/man/man1"
 tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$epoch" -cf - "$name" |
   gzip -9n >"$out/$name.tar.gz"
 echo "$out/$name.tar.gz"
@@ -91,6 +92,8 @@ install -D -m 0644 deploy/debian/copyright "$doc/copyright"
 install -D -m 0644 "$tree/doc/triarch.bash" "$root/usr/share/bash-completion/completions/triarch"
 install -D -m 0644 "$tree/doc/triarch.zsh" "$root/usr/share/zsh/vendor-completions/_triarch"
 install -D -m 0644 "$tree/doc/triarch.fish" "$root/usr/share/fish/vendor_completions.d/triarch.fish"
+install -D -m 0644 -t "$root/usr/share/man/man1" "$tree"/man/man1/*
+gzip -9n "$root"/usr/share/man/man1/*
 printf 'triarch (%s) unstable; urgency=medium\n\n  * See /usr/share/doc/triarch/changelog.md.\n\n -- The Triarch authors <triarch@localhost.invalid>  %s\n' \
   "$version" "$(date -u -R -d "@$epoch")" | gzip -9n >"$doc/changelog.gz"
 install -d "$root/DEBIAN"

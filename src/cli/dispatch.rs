@@ -1,16 +1,20 @@
 //! Entry point of the command line: parses the arguments and runs the command on a runtime that suits it.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::CompleteEnv;
 
 use super::args::GlobalArgs;
 use super::bench;
 use super::commands::{cluster, dev, events, job, queue, schedule, server, submit, task, worker};
+use super::completion;
 use super::context::CommandContext;
 use super::error::{CommandError, EXIT_FAILED, EXIT_USAGE};
 use super::hints;
+use super::manual;
 use super::output;
 
 /// Replicated task master: three masters, any number of workers, no message broker
@@ -41,15 +45,36 @@ enum Command {
     Events(events::EventsArgs),
     Cluster(cluster::ClusterArgs),
     Bench(bench::BenchArgs),
-    /// Prints a completion script for a shell
+    /// Prints a script that adds completions of this program to a shell
+    #[command(after_help = "\
+Examples:
+  source <(triarch completions bash)                                # in this shell, or in ~/.bashrc
+  triarch completions zsh > ~/.zfunc/_triarch                       # with fpath+=~/.zfunc before compinit in ~/.zshrc
+  triarch completions fish > ~/.config/fish/completions/triarch.fish
+
+The script calls the `triarch` in PATH at each completion. Ids and names come from the cluster.")]
     Completions {
         /// Shell that the script is for
         shell: clap_complete::Shell,
+    },
+    /// Writes manual pages for this program and each of its commands
+    #[command(after_help = "\
+Examples:
+  triarch man-pages /usr/local/share/man/man1
+  man triarch-task-list")]
+    ManPages {
+        /// Directory for the pages, created if missing
+        #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+        dir: PathBuf,
     },
 }
 
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
+    // Ends this process here if a shell asks for completions.
+    CompleteEnv::with_factory(|| completion::with_values(Cli::command()))
+        .var(completion::VARIABLE)
+        .complete();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
@@ -76,12 +101,23 @@ pub fn main() -> ExitCode {
         ),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "triarch", &mut script);
-            match std::io::stdout().write_all(&script) {
+            let written = completion::write_script(shell, &mut script)
+                .and_then(|()| std::io::stdout().write_all(&script));
+            match written {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => CommandError::Io(error).report(),
             }
         }
+        Command::ManPages { dir } => match manual::write(Cli::command(), &dir) {
+            Ok(pages) => {
+                output::print_note(&format!("{pages} manual pages are in {}", dir.display()));
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                let why = format!("cannot write manual pages to {}: {error}", dir.display());
+                CommandError::Failed(why).report()
+            }
+        },
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bulk_changes;
+mod completions;
 mod dev;
 mod inspect;
 mod schedule;
