@@ -16,13 +16,21 @@ TESTS = Path(__file__).parent
 
 #: From the bottom up. A module imports only from its own layer and from those above it in this list.
 LAYERS: dict[str, tuple[str, ...]] = {
-    "errors and options": ("errors", "options", "context", "progress"),
-    "values": ("serialize", "outcome"),
+    "errors and options": ("arguments", "errors", "options", "context", "progress", "text"),
+    "values": (
+        "_values",
+        "_values.error_codec",
+        "_values.json_reader",
+        "_values.json_types",
+        "_values.value_codecs",
+        "outcome",
+        "serialize",
+    ),
     "protocol without I/O": ("_http", "_http.policy", "_http.protocol"),
     "transport": ("_http.async_transport", "_http.transport"),
     "submission and waiting": ("_fork", "_jobs", "_jobs.async_submit", "_jobs.completion_watcher", "_jobs.submit"),
     "interfaces": ("_interfaces",),
-    "handles, tasks, workflows": ("handle", "workflow", "task", "admin", "futures"),
+    "handles, tasks, workflows": ("handle", "stall", "workflow", "task", "admin", "futures"),
     "app": ("app", ""),
     "worker state": (
         "worker.attempt",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures as cf
+import gc
 import operator
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from fake_worker import FakeWorker
 from test_handles import Setup
-from triarch import Client, ClusterExecutor, TaskFailed, Triarch, UsageError, as_completed
+from triarch import Client, ClusterExecutor, HandleGroup, ResultTimeout, TaskFailed, Triarch, UsageError, as_completed, stall
 from triarch.testing import LocalCluster, wait_until
 
 GATE = threading.Event()
@@ -66,6 +68,24 @@ def test_submit(executor: ClusterExecutor) -> None:
     assert executor.submit(square, number=3).result(30) == 9
     assert executor.submit(operator.add, self := [1], [2]).result(30) == [1, 2]
     assert self == [1]
+
+
+class Result:
+    """A result that can be watched by a weak reference."""
+
+
+def make_result(number: int) -> Result:
+    return Result()
+
+
+def test_map_frees_each_result_that_its_caller_has_dropped(executor: ClusterExecutor) -> None:
+    alive: list[weakref.ref[Result]] = []
+    for result in executor.map(make_result, range(20)):
+        alive.append(weakref.ref(result))
+        del result
+        gc.collect()
+        # Those that have arrived and were not asked for are alive, too.
+        assert sum(one() is not None for one in alive) <= 1
 
 
 def test_map_keeps_order(executor: ClusterExecutor) -> None:
@@ -236,6 +256,37 @@ def test_futures_are_arguments(setup: Pickled) -> None:
         after = client.submit(square, client.submit(fail, 1))
         with pytest.raises(ValueError, match="1"):
             after.result(30)
+
+
+def test_map_takes_futures(setup: Pickled) -> None:
+    with setup.worker(), Client(setup.app) as client:
+        assert client.gather(client.map(square, client.map(square, range(5)))) == [0, 1, 16, 81, 256]
+
+
+def test_a_caller_that_waits_learns_why(
+    setup: Pickled, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stall, "NOTICE_AFTER_S", 0.2)
+    monkeypatch.setattr(stall, "_logged", {})
+    client = Client(setup.app)
+    future = client.submit(square, 2)
+    waits: list[Callable[[], Any]] = [
+        lambda: future.result(0.7),
+        lambda: client.gather([future], timeout=0.7),
+        lambda: list(as_completed([future], 0.7)),
+        lambda: setup.app.handle(str(future.task)).result(0.7),
+        lambda: HandleGroup(setup.app, [setup.app.handle(str(future.task))]).results(0.7),
+        lambda: asyncio.run(setup.app.handle(str(future.task)).aresult(0.7)),
+    ]
+    for wait in waits:
+        with caplog.at_level("WARNING", "triarch"), pytest.raises(TimeoutError) as timeout:
+            wait()
+        assert isinstance(timeout.value, (ResultTimeout, cf.TimeoutError))
+        assert "not running yet: no worker takes" in str(timeout.value)
+    # Once, although six callers have waited.
+    assert len([record for record in caplog.records if "is not running after" in record.message]) == 1
+    with setup.worker():
+        assert future.result(30) == 4
 
 
 def test_futures_in_lists_and_dictionaries_stand_for_their_results(setup: Pickled) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -103,10 +105,42 @@ def test_invalid_workflows_are_refused_before_they_are_sent(flow: Flow) -> None:
         dag.add_call(flow.add, (1,), key="k")
     with pytest.raises(UsageError, match="no tasks"):
         flow.app.dag().submit()
-    with pytest.raises(UsageError, match="at least one"):
-        group()
     with pytest.raises(UsageError, match=r"add\.s"):
         _ = flow.add | flow.total.s()
+
+
+def test_a_group_without_tasks_has_no_results(flow: Flow) -> None:
+    assert group().submit().results(timeout=1) == []
+    assert (group([]) | group([])).submit().results() == []
+    with flow.worker():
+        assert chord([], flow.total.s(5)).submit().result(timeout=30) == 5
+        # What follows still comes after what is before.
+        work = flow.add.s(1, 2) | group([]) | flow.echo.s()
+        assert work.submit().result(timeout=30) == [[[]], {}]
+        end: Any = work.dag()[1]
+        assert [node.key for node in end.after] == ["add-1"]
+
+
+def test_a_member_that_fails_is_the_cause_of_what_it_cancels(flow: Flow) -> None:
+    @flow.app.task(max_attempts=1)
+    def fails(number: int) -> int:
+        raise ValueError(f"no {number}")
+
+    with flow.worker():
+        after = chord([fails.s(7), flow.add.s(1, 2)], flow.total.s()) | flow.echo.s()
+        handle = after.submit()
+        waits: list[Callable[[], Any]] = [
+            lambda: handle.result(timeout=30),
+            lambda: asyncio.run(handle.aresult(timeout=30)),
+        ]
+        for wait in waits:
+            with pytest.raises(TaskCancelled) as cancelled:
+                wait()
+            causes: list[Any] = [cancelled.value]
+            while causes[-1].__cause__ is not None:
+                causes.append(causes[-1].__cause__)
+            assert [type(one).__name__ for one in causes][:4] == ["TaskCancelled", "TaskCancelled", "TaskFailed", "ValueError"]
+            assert causes[3].args == ("no 7",)
 
 
 def test_a_workflow_is_submitted_once_under_its_key(flow: Flow) -> None:

@@ -18,6 +18,7 @@ from .app import Triarch
 from .context import NotInATask, TaskContext, TaskStopped, current
 from .errors import (
     AlreadyFinished,
+    ArgumentsError,
     Conflict,
     GiveUp,
     InvalidRequest,
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyFinished",
+    "ArgumentsError",
     "Backoff",
     "Client",
     "ClusterExecutor",

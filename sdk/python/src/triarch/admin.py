@@ -21,6 +21,7 @@ from ._http.policy import Request, path
 from ._http.protocol import MalformedResponse
 from ._http.transport import Stream
 from ._interfaces import ClusterClient
+from ._values import json_reader
 from .errors import NoLeader, PositionGone, ProtocolError, Refused, TriarchError, UsageError, refusal
 from .workflow import Dag, Step
 
@@ -268,10 +269,22 @@ def events(app: ClusterClient, *, after: str | None = None, **filters: str | Ite
 
 def _refuse(stream: Stream) -> None:
     try:
-        problem = json.loads(stream.read(1 << 16))
+        problem = json_reader.loads(stream.read(1 << 16))
     except ValueError:
         problem = {}
-    raise refusal({"status": stream.status, "detail": f"HTTP {stream.status}", **problem})
+    more = problem if isinstance(problem, dict) else {}
+    raise refusal({"status": stream.status, "detail": f"HTTP {stream.status}", **more})
+
+
+def _document(data: str) -> dict[str, Any]:
+    """Returns the document of a message of the stream."""
+    try:
+        document = json_reader.loads(data)
+    except ValueError as error:
+        raise ProtocolError(f"an event cannot be read: {error}: {data[:200]}") from None
+    if not isinstance(document, dict):
+        raise ProtocolError(f"an event is no JSON object: {data[:200]}")
+    return document
 
 
 def _read(stream: Stream) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
@@ -293,7 +306,7 @@ def _read(stream: Stream) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
             data += value
         elif name == "" and not value:
             if kind == "gone":
-                raise refusal(json.loads(data))
+                raise refusal(_document(data))
             if id is not None or data:
-                yield id, json.loads(data) if data else None
+                yield id, _document(data) if data else None
             kind, data = "", ""

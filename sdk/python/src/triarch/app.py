@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from . import _fork as _fork  # registers the fork guard
@@ -19,7 +19,7 @@ from ._jobs.submit import Submitter
 from .errors import UsageError
 from .futures import Client, ClusterExecutor, set_app_factory
 from .handle import Handle
-from .options import Seconds, SubmitOptions, TaskOptions
+from .options import Seconds, SubmitOptions, TaskOptions, words
 from .task import CALL, CHUNK, Task, TaskDecorator, default_name
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Triarch:
         masters: str | Iterable[str] | None = None,
         *,
         serializer: str = "json",
-        accept: Collection[str] | None = None,
+        accept: str | Collection[str] | None = None,
         queue: str | None = None,
         retry_policy: RetryPolicy | None = None,
         patience: RetryPolicy | None = None,
@@ -58,11 +58,13 @@ class Triarch:
             masters = os.environ.get("TRIARCH_MASTERS") or _DEFAULT_MASTERS
         self.serializer = serializer
         self.codec = serialize.codec(serializer)
-        self.accept: frozenset[str] = frozenset(accept) if accept is not None else frozenset({"json", self.codec.name})
+        self.accept: frozenset[str] = frozenset({"json", self.codec.name} if accept is None else words(accept, "accept"))
         for name in self.accept:
             serialize.codec(name)
         self.options = TaskOptions(queue=queue)
         self.tasks: dict[str, Task[..., Any]] = {}
+        #: Modules that a worker imports, because they register tasks.
+        self.discovered: list[str] = []
         self.transport = Transport(masters, retry_policy or patience)
         self.atransport = AsyncTransport(self.transport)
         self.submitter = Submitter(self.transport)
@@ -96,7 +98,7 @@ class Triarch:
         name: str | None = None,
         serializer: str | None = None,
         soft_timeout: Seconds | None = None,
-        give_up_on: tuple[type[BaseException], ...] = (),
+        give_up_on: type[BaseException] | tuple[type[BaseException], ...] = (),
         **options: Unpack[SubmitOptions],
     ) -> TaskDecorator: ...
 
@@ -131,6 +133,43 @@ class Triarch:
         """Returns the kinds that a worker of this app takes, given the codecs it accepts."""
         accepted = self.accept if accept is None else accept
         return sorted(name for name in self.tasks if name != CALL or "cloudpickle" in accepted)
+
+    def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Handle[Any]:
+        """Submits a call of a task by its name, also of one whose function is not here. See :meth:`Task.apply_async`."""
+        return self._named(name).apply_async(args, kwargs, idempotency_key=idempotency_key, **options)
+
+    async def asend_task(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Handle[Any]:
+        """As :meth:`send_task`, for asyncio."""
+        return await self._named(name).aapply_async(args, kwargs, idempotency_key=idempotency_key, **options)
+
+    def signature(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> workflow.Signature:
+        """Returns a call for a workflow, of a task by its name."""
+        return self._named(name).s(*args, **(kwargs or {}))
+
+    def _named(self, name: str) -> Task[..., Any]:
+        known = self.tasks.get(name)
+        return known if known is not None else Task(self, _elsewhere, name=name, options=self.options)
+
+    def autodiscover_tasks(self, packages: str | Iterable[str], related_name: str = "tasks") -> None:
+        """Names packages whose module ``tasks`` registers tasks. A worker imports these modules before it registers."""
+        for package in [packages] if isinstance(packages, str) else packages:
+            self.discovered.append(f"{package}.{related_name}" if related_name else package)
 
     def handle(self, task: str, job: str = "") -> Handle[Any]:
         """Returns the handle of a task that was submitted earlier, by its id."""
@@ -171,6 +210,10 @@ def _call(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     if inspect.iscoroutine(result):
         return asyncio.run(result)
     return result
+
+
+def _elsewhere(*args: Any, **kwargs: Any) -> Any:
+    raise UsageError("the function of this task is not here; submit it with delay(), or run it where it is defined")
 
 
 def _location(fn: Callable[..., Any]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .text import shortened
+
 
 class TaskStopped(BaseException):
     """Raised in a task that must end: it was cancelled, its lease was lost, or its worker shuts down.
@@ -27,8 +29,8 @@ class NotInATask(RuntimeError):
         super().__init__("triarch.current() works only in the code of a task, while a worker runs it")
 
 
-#: Maximum length of a progress note, in characters.
-NOTE_MAX = 900
+#: Bound of the cluster on a progress note.
+NOTE_BYTES_MAX = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +55,13 @@ class TaskContext:
     _write: Callable[[str, str], None] = field(default=lambda stream, text: None, repr=False)
 
     def progress(self, share: float | None = None, note: str | None = None) -> None:
-        """Reports progress, from 0 to 1, and a note on the current activity. Visible with the worker's next heartbeat."""
+        """Reports progress, from 0 to 1, and a note on the current activity. Visible with the worker's next heartbeat.
+
+        A note of more than 1,000 bytes is shortened.
+        """
         if share is not None:
-            share = float(share)
-            share = None if share != share else min(1.0, max(0.0, share))
-        self._report(share, None if note is None else str(note)[:NOTE_MAX])
+            share = float(min(1, max(0, share))) if share == share else None
+        self._report(share, None if note is None else shortened(str(note), NOTE_BYTES_MAX))
 
     @property
     def stop_reason(self) -> str | None:
@@ -88,6 +92,11 @@ def current() -> TaskContext:
 def current_or_none() -> TaskContext | None:
     """Returns the attempt that this code runs in, or `None`."""
     return _current.get(None)
+
+
+def attempt_in(context: contextvars.Context) -> TaskContext | None:
+    """Returns the attempt of another context, which may be in use by another thread."""
+    return context.get(_current)
 
 
 def entered(context: TaskContext) -> contextvars.Token[TaskContext]:

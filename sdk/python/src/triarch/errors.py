@@ -15,6 +15,7 @@ from typing import Any
 
 __all__ = [
     "AlreadyFinished",
+    "ArgumentsError",
     "Conflict",
     "Forbidden",
     "GiveUp",
@@ -52,6 +53,10 @@ class TriarchError(Exception):
 
 class UsageError(TriarchError, ValueError):
     """Invalid arguments. The package sent nothing."""
+
+
+class ArgumentsError(UsageError, TypeError):
+    """The task's function takes other arguments. Nothing was sent; a worker that finds this does not run the function."""
 
 
 class ProtocolError(TriarchError):

@@ -21,7 +21,9 @@ import asyncio
 import concurrent.futures as cf
 import contextlib
 import itertools
+import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
@@ -33,6 +35,7 @@ from .errors import AlreadyFinished, NotFound, RemoteError, ResultTimeout, TaskF
 from .options import SubmitOptions, TaskOptions
 from .outcome import Outcome
 from .progress import bar
+from .stall import StallNotice
 from .task import CALL, CHUNK, Task
 
 if TYPE_CHECKING:
@@ -63,6 +66,10 @@ def set_app_factory(factory: Callable[..., FuturesApp]) -> None:
     """Sets the class of the apps that clients make for themselves. Called by :mod:`triarch.app`, which is above this module."""
     global _app_factory
     _app_factory = factory
+
+
+class _FutureTimeout(ResultTimeout, cf.TimeoutError):
+    """Timeout of a future. In Python 3.10 the standard library has a class of its own for it."""
 
 
 class TaskFuture(cf.Future[R]):
@@ -122,6 +129,32 @@ class TaskFuture(cf.Future[R]):
                 self.set_running_or_notify_cancel()
 
     # Interface -----------------------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> R:
+        """Waits for the end of the task and returns its result, or raises its exception.
+
+        Raises :class:`~triarch.errors.ResultTimeout`, which is a ``TimeoutError``, if the task has not ended within ``timeout``
+        seconds. After 5 s without an end, the log says once why the task is not running yet.
+        """
+        self._wait(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As :meth:`result`, but returns the exception."""
+        self._wait(timeout)
+        return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
+        if self.done():
+            return
+        notice = StallNotice(self.app)
+        if any(True for _ in _as_ended([self], timeout, notice)):
+            return
+        why = notice.in_timeout(self.task, timeout)
+        raise _FutureTimeout(
+            f"task {self.task or '(not submitted yet)'} has not finished after {timeout or 0:g} s{why}; it goes on, and you can"
+            " wait for it again"
+        )
 
     def cancel(self) -> bool:
         """Cancels the task if possible. Returns whether it is cancelled.
@@ -183,6 +216,40 @@ def _original(error: BaseException) -> BaseException:
     if isinstance(error, TaskFailed) and cause is not None and not isinstance(cause, RemoteError):
         return cause
     return error
+
+
+def _as_ended(futures: Iterable[cf.Future[Any]], timeout: float | None, notice: StallNotice) -> Iterator[cf.Future[Any]]:
+    """Yields futures as they end within the time, and gives the notice when it is due."""
+    deadline_s = None if timeout is None else time.monotonic() + timeout
+    pending = {id(one): one for one in futures}
+    ended: queue.SimpleQueue[cf.Future[Any]] = queue.SimpleQueue()
+    # Those who take the futures decide how long they live, and their results.
+    del futures
+    for future in list(pending.values()):
+        future.add_done_callback(ended.put)
+    while pending:
+        left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+        times_s = [time_s for time_s in (left_s, notice.due_in_s) if time_s is not None]
+        try:
+            future = ended.get(timeout=min(times_s, default=None))
+        except queue.Empty:
+            if deadline_s is not None and time.monotonic() >= deadline_s:
+                return
+            task = _first_task(pending.values())
+            if task is None:
+                # Nothing is known of tasks that have not been submitted yet.
+                notice.progressed()
+            elif notice.due_in_s == 0:
+                notice.give(task)
+            continue
+        notice.progressed()
+        del pending[id(future)]
+        yield future
+        del future
+
+
+def _first_task(futures: Iterable[cf.Future[Any]]) -> str | None:
+    return next((one.task for one in futures if isinstance(one, TaskFuture) and one.task and not one.done()), None)
 
 
 class _TaskFactory:
@@ -353,8 +420,7 @@ class Client:
         options: SubmitOptions | None = None,
     ) -> list[TaskFuture[R]]:
         """Returns a future for each item, or for each tuple of items of several iterables."""
-        said = self._options_of(retries, options)
-        return [self._factory.submit(fn, args, {}, said) for args in zip(*iterables, strict=False)]
+        return [self.submit(fn, *args, retries=retries, options=options) for args in zip(*iterables, strict=False)]
 
     def gather(
         self, futures: Any, errors: Literal["raise", "skip"] = "raise", *, timeout: float | None = None, progress: bool = False
@@ -365,16 +431,15 @@ class Client:
         """
         found = list(_futures_in(futures))
         with bar(len(found), shown=progress) as advance:
-            try:
-                for future in cf.as_completed(found, timeout):
-                    advance(1)
-                    if errors == "raise":
-                        future.result()
-            except (cf.TimeoutError, TimeoutError) as error:
-                if isinstance(error, TriarchError) or any(one.done() and one.exception() is error for one in found):
-                    raise
-                left = sum(not future.done() for future in found)
-                raise ResultTimeout(f"{left} of {len(found)} tasks have not finished after {timeout:g} s") from None
+            notice = StallNotice(self.app)
+            for future in _as_ended(found, timeout, notice):
+                advance(1)
+                if errors == "raise":
+                    future.result()
+            left = sum(not future.done() for future in found)
+            if left:
+                why = notice.in_timeout(_first_task(found), timeout)
+                raise _FutureTimeout(f"{left} of {len(found)} tasks have not finished after {timeout or 0:g} s{why}")
         return _gathered(futures, errors == "skip")
 
     def cancel(self, futures: TaskFuture[Any] | Iterable[TaskFuture[Any]]) -> None:
@@ -469,5 +534,17 @@ def as_completed(
     futures: Iterable[TaskFuture[R]], timeout: float | None = None, *, with_results: bool = False
 ) -> Iterator[Any]:
     """Yields each future as it ends. With ``with_results`` it yields pairs of future and result."""
-    for future in cf.as_completed(list(futures), timeout):
+    pending = list({id(one): one for one in futures}.values())
+    left, task = len(pending), _first_task(pending)
+    if not pending:
+        return
+    notice = StallNotice(pending[0].app)
+    ended = _as_ended(iter(pending), timeout, notice)
+    for future in ended:
+        pending.clear()
+        left -= 1
         yield (future, future.result()) if with_results else future
+        del future
+    if left:
+        why = notice.in_timeout(task, timeout)
+        raise _FutureTimeout(f"{left} tasks have not finished after {timeout or 0:g} s{why}")

@@ -18,12 +18,16 @@ from ._jobs.completion_watcher import WaitResult
 from .errors import AlreadyFinished, ResultTimeout, TaskError, TriarchError
 from .outcome import Outcome
 from .progress import bar
+from .stall import StallNotice
 
 __all__ = ["Handle", "HandleGroup", "Many"]
 
 R_co = TypeVar("R_co", covariant=True)
 
 _HOLD_S = 20.0
+# Tasks that ended because of each other, and the deadline of reading one of them.
+_CAUSES_MAX = 8
+_CAUSE_DEADLINE_S = 5.0
 # Threads of a process that long-poll for a single task themselves, which is quickest. Further threads use the watcher.
 _DIRECT_WAITS = threading.BoundedSemaphore(8)
 
@@ -56,41 +60,49 @@ class Handle(Generic[R_co]):
         :class:`~triarch.errors.TaskExpired` as the task ended, or :class:`~triarch.errors.ResultTimeout` if it has not ended
         within ``timeout`` seconds.
         """
-        value: R_co = self.wait(timeout).value(self.app.accept)
+        outcome = self.wait(timeout)
+        if outcome.state != "succeeded":
+            raise exception_of(self.app, outcome)
+        value: R_co = outcome.value(self.app.accept)
         return value
 
     def exception(self, timeout: float | None = None) -> TaskError | None:
         """Waits for the end of the task and returns the exception that :meth:`result` would raise."""
         outcome = self.wait(timeout)
-        return None if outcome.state == "succeeded" else outcome.exception(self.app.accept)
+        return None if outcome.state == "succeeded" else exception_of(self.app, outcome)
 
     def wait(self, timeout: float | None = None) -> Outcome:
         """Waits for the end of the task. Raises :class:`~triarch.errors.ResultTimeout` if the task does not end in time."""
         if self._outcome is not None:
             return self._outcome
+        notice = StallNotice(self.app)
         if _DIRECT_WAITS.acquire(blocking=False):
             try:
-                self._outcome = self._poll_until(timeout)
+                self._outcome = self._poll_until(timeout, notice)
             finally:
                 _DIRECT_WAITS.release()
         else:
             HandleGroup(self.app, [self]).wait(timeout)
         if self._outcome is None:
-            raise self._unfinished(timeout)
+            raise self._unfinished(timeout, notice.in_timeout(self.id, timeout))
         return self._outcome
 
-    def _poll_until(self, timeout: float | None) -> Outcome | None:
+    def _poll_until(self, timeout: float | None, notice: StallNotice) -> Outcome | None:
         deadline_s = None if timeout is None else time.monotonic() + timeout
         while True:
             left_s = _HOLD_S if deadline_s is None else min(_HOLD_S, max(0.0, deadline_s - time.monotonic()))
-            query = {"wait_ms": round(left_s * 1000) or None}
-            outcome = Outcome.of(self.app.transport.json(Request.get(path("tasks", self.id), query, hold_s=left_s)))
+            due_in_s = notice.due_in_s
+            hold_s = left_s if due_in_s is None else min(left_s, due_in_s)
+            query = {"wait_ms": round(hold_s * 1000) or None}
+            outcome = Outcome.of(self.app.transport.json(Request.get(path("tasks", self.id), query, hold_s=hold_s)))
             if outcome is not None or (deadline_s is not None and time.monotonic() >= deadline_s):
                 return outcome
+            if notice.due_in_s == 0:
+                notice.give(self.id)
 
-    def _unfinished(self, timeout: float | None) -> ResultTimeout:
+    def _unfinished(self, timeout: float | None, why: str) -> ResultTimeout:
         return ResultTimeout(
-            f"task {self.id} has not finished after {timeout or 0:g} s; it goes on, and you can wait for it again"
+            f"task {self.id} has not finished after {timeout or 0:g} s{why}; it goes on, and you can wait for it again"
         )
 
     def __await__(self) -> Generator[Any, None, R_co]:
@@ -99,7 +111,10 @@ class Handle(Generic[R_co]):
 
     async def aresult(self, timeout: float | None = None) -> R_co:
         """As :meth:`result`, for asyncio. Thousands of callers may wait at once, and all of them share one connection."""
-        value: R_co = (await self.await_end(timeout)).value(self.app.accept)
+        outcome = await self.await_end(timeout)
+        if outcome.state != "succeeded":
+            raise await aexception_of(self.app, outcome)
+        value: R_co = outcome.value(self.app.accept)
         return value
 
     async def await_end(self, timeout: float | None = None) -> Outcome:
@@ -113,13 +128,18 @@ class Handle(Generic[R_co]):
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(_settle, ended, result)
 
+            notice = StallNotice(self.app)
+            deadline_s = None if timeout is None else time.monotonic() + timeout
             self.app.watcher.add([(self.id, callback)])
             try:
-                self._outcome = await asyncio.wait_for(ended, timeout)
-            except (asyncio.TimeoutError, TimeoutError) as error:
-                if isinstance(error, TriarchError):
-                    raise
-                raise self._unfinished(timeout) from None
+                while not ended.done():
+                    left_s = None if deadline_s is None else deadline_s - time.monotonic()
+                    if left_s is not None and left_s <= 0:
+                        raise self._unfinished(timeout, await notice.ain_timeout(self.id, timeout))
+                    await asyncio.wait([ended], timeout=_sooner(left_s, notice.due_in_s))
+                    if not ended.done() and notice.due_in_s == 0:
+                        await notice.agive(self.id)
+                self._outcome = ended.result()
             finally:
                 if not ended.done() or ended.cancelled():
                     self.app.watcher.discard(self.id, callback)
@@ -216,6 +236,52 @@ class Handle(Generic[R_co]):
         raise TypeError(f"a handle cannot be pickled; pass its id, {self.id!r}, and make a handle of it: app.handle(id)")
 
 
+def _sooner(one: float | None, other: float | None) -> float | None:
+    """Returns the shorter of two times, of which ``None`` has no end."""
+    return min((time_s for time_s in (one, other) if time_s is not None), default=None)
+
+
+def exception_of(app: ClusterClient, outcome: Outcome) -> TaskError:
+    """Returns the exception for an outcome without a result. A task that another one has ended gets that one's as its cause."""
+    error = outcome.exception(app.accept)
+    last, because_of = error, outcome.because_of
+    for _ in range(_CAUSES_MAX):
+        if because_of is None:
+            break
+        try:
+            cause = Outcome.of(app.transport.json(_cause_request(because_of)))
+        except TriarchError:
+            break
+        last, because_of = _chained(app, last, cause)
+    return error
+
+
+async def aexception_of(app: ClusterClient, outcome: Outcome) -> TaskError:
+    """As :func:`exception_of`, for asyncio."""
+    error = outcome.exception(app.accept)
+    last, because_of = error, outcome.because_of
+    for _ in range(_CAUSES_MAX):
+        if because_of is None:
+            break
+        try:
+            cause = Outcome.of(await app.atransport.json(_cause_request(because_of)))
+        except TriarchError:
+            break
+        last, because_of = _chained(app, last, cause)
+    return error
+
+
+def _cause_request(task: str) -> Request:
+    return Request.get(path("tasks", task), deadline_s=_CAUSE_DEADLINE_S)
+
+
+def _chained(app: ClusterClient, error: TaskError, cause: Outcome | None) -> tuple[TaskError, str | None]:
+    if cause is None or cause.state == "succeeded":
+        return error, None
+    error.__cause__ = cause.exception(app.accept)
+    return error.__cause__, cause.because_of
+
+
 def _settle(ended: asyncio.Future[Outcome], result: WaitResult) -> None:
     if ended.done():
         return
@@ -275,10 +341,12 @@ class HandleGroup(Sequence[Handle[R_co]]):
                 if handle._outcome is not None:
                     handle.result()
         left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-        missing = sum(handle._outcome is None for handle in self.handles)
+        missing = [handle for handle in self.handles if handle._outcome is None]
         if missing and left_s is not None:
+            why = StallNotice(self.app).in_timeout(missing[0].id, timeout)
             raise ResultTimeout(
-                f"{missing} of {len(self)} tasks have not finished after {timeout:g} s; they go on, and you can wait for them again"
+                f"{len(missing)} of {len(self)} tasks have not finished after {timeout:g} s{why}; they go on, and you can wait for"
+                " them again"
             )
         return [handle.result() for handle in self.handles]
 
@@ -332,15 +400,23 @@ class HandleGroup(Sequence[Handle[R_co]]):
             if handle._outcome is None:
                 awaited[id(handle)] = (handle.id, _put_into(ended, handle))
         ready = [handle for handle in self.handles if handle._outcome is not None]
+        if not self.handles:
+            return
+        notice = StallNotice(self.app)
         self.app.watcher.add(awaited.values())
         try:
             yield from ready
             while awaited:
                 left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
                 try:
-                    handle, result = ended.get(timeout=left_s)
+                    handle, result = ended.get(timeout=_sooner(left_s, notice.due_in_s))
                 except queue.Empty:
-                    return
+                    if deadline_s is not None and time.monotonic() >= deadline_s:
+                        return
+                    if notice.due_in_s == 0:
+                        notice.give(next(iter(awaited.values()))[0])
+                    continue
+                notice.progressed()
                 awaited.pop(id(handle), None)
                 if not isinstance(result, Outcome):
                     raise result

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal, TypedDict
 
 from .errors import UsageError
 
-__all__ = ["Backoff", "Seconds", "SubmitOptions", "TaskOptions", "milliseconds"]
+__all__ = ["Backoff", "Seconds", "SubmitOptions", "TaskOptions", "encoded", "milliseconds", "words"]
 
 #: A span of time.
 Seconds = float | timedelta
@@ -17,11 +18,34 @@ Seconds = float | timedelta
 
 def milliseconds(span: Seconds, name: str) -> int:
     """Returns a span in whole milliseconds."""
-    seconds = span.total_seconds() if isinstance(span, timedelta) else float(span)
+    try:
+        seconds = span.total_seconds() if isinstance(span, timedelta) else float(span)
+    except (TypeError, ValueError, OverflowError):
+        seconds = -1.0
     if not 0 <= seconds < 10**12:
         raise UsageError(f"{name} is {span!r}; give a time in seconds that is not negative")
     # A positive span does not become 0.
     return max(round(seconds * 1000), 1 if seconds > 0 else 0)
+
+
+def words(given: str | Collection[str], name: str) -> list[str]:
+    """Returns several texts. One text alone means itself, not its characters."""
+    found = [given] if isinstance(given, str) else list(given)
+    for word in found:
+        if not isinstance(word, str):
+            raise UsageError(f"{name} takes texts, not {word!r:.200}")
+    return found
+
+
+def encoded(document: Any, what: str) -> bytes:
+    """Returns a document of options as JSON, or raises UsageError if it has what JSON cannot represent."""
+    try:
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        at = error.object[max(0, error.start - 20) : error.end + 20]
+        raise UsageError(f"{what} is no Unicode text: {at!r}; a file name that is not UTF-8, perhaps") from None
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{what} cannot be sent: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -49,8 +73,8 @@ class SubmitOptions(TypedDict, total=False):
     queue: str
     priority: int
     countdown: Seconds
-    eta: datetime
-    expires: Seconds
+    eta: datetime | str
+    expires: Seconds | datetime | str
     timeout: Seconds
     max_attempts: int
     max_losses: int
@@ -59,7 +83,7 @@ class SubmitOptions(TypedDict, total=False):
     on_duplicate: Literal["refuse", "return"]
     concurrency_key: str
     concurrency_limit: int
-    tags: Sequence[str]
+    tags: str | Sequence[str]
     labels: Mapping[str, str]
     resources: Mapping[str, int]
 
@@ -74,10 +98,10 @@ class TaskOptions:
     priority: int | None = None
     #: Minimum delay between submission and start.
     countdown: Seconds | None = None
-    #: Earliest start. A time without a zone is local time.
-    eta: datetime | None = None
-    #: Time after submission at which a task that has not started ends as ``expired``.
-    expires: Seconds | None = None
+    #: Earliest start, also as text in ISO 8601. A time without a zone is local time.
+    eta: datetime | str | None = None
+    #: Time after submission at which a task that has not started ends as ``expired``. Or the moment itself, as for ``eta``.
+    expires: Seconds | datetime | str | None = None
     #: Time limit of one attempt. An attempt that reaches it is stopped and counts as failed.
     timeout: Seconds | None = None
     #: Maximum attempts that fail or time out. Default: 3.
@@ -94,8 +118,8 @@ class TaskOptions:
     concurrency_key: str | None = None
     #: Limit of ``concurrency_key``. Default: 1.
     concurrency_limit: int | None = None
-    #: Tags to filter by.
-    tags: Sequence[str] | None = None
+    #: Tags to filter by. One text is one tag.
+    tags: str | Sequence[str] | None = None
     #: Labels that the worker must have.
     labels: Mapping[str, str] | None = None
     #: Resources of the worker that the attempt occupies.
@@ -110,6 +134,11 @@ class TaskOptions:
             raise UsageError(f"there is no option {unknown[0]!r}; the options are {', '.join(sorted(_NAMES))}")
         return replace(self, **changes)
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether the document depends on the time of submission."""
+        return isinstance(self.expires, (datetime, str))
+
     def over(self, others: TaskOptions) -> TaskOptions:
         """Returns these options, completed by others."""
         said = {name: value for name in _NAMES if (value := getattr(self, name)) is not None}
@@ -120,13 +149,18 @@ class TaskOptions:
         backoff = self.backoff
         if backoff is not None and not isinstance(backoff, Backoff):
             backoff = Backoff(initial=backoff)
-        requires = {name: dict(value) for name, value in (("labels", self.labels), ("resources", self.resources)) if value}
+        requires: dict[str, Any] = {}
+        for name, value in (("labels", self.labels), ("resources", self.resources)):
+            if value is not None and not isinstance(value, Mapping):
+                raise UsageError(f"{name} takes a dictionary, such as {{'name': …}}, not {value!r:.200}")
+            if value:
+                requires[name] = dict(value)
         said: dict[str, Any] = {
             "queue": self.queue,
             "priority": self.priority,
             "delay_ms": _milliseconds(self.countdown, "countdown"),
-            "run_at": None if self.eta is None else _instant(self.eta),
-            "expires_ms": _milliseconds(self.expires, "expires"),
+            "run_at": None if self.eta is None else _instant(moment(self.eta, "eta")),
+            "expires_ms": _expires_ms(self.expires),
             "timeout_ms": _milliseconds(self.timeout, "timeout"),
             "max_attempts": self.max_attempts,
             "max_losses": self.max_losses,
@@ -135,7 +169,7 @@ class TaskOptions:
             "on_duplicate": self.on_duplicate,
             "concurrency_key": self.concurrency_key,
             "concurrency_limit": self.concurrency_limit,
-            "tags": list(self.tags) if self.tags else None,
+            "tags": words(self.tags, "tags") if self.tags else None,
             "requires": requires or None,
         }
         return {name: value for name, value in said.items() if value is not None}
@@ -146,6 +180,27 @@ _NAMES = {one.name for one in fields(TaskOptions)}
 
 def _milliseconds(span: Seconds | None, name: str) -> int | None:
     return None if span is None else milliseconds(span, name)
+
+
+def moment(given: datetime | str, name: str) -> datetime:
+    """Returns a moment, which may be text in ISO 8601."""
+    if isinstance(given, str):
+        try:
+            # Python 3.10 reads no "Z".
+            return datetime.fromisoformat(given[:-1] + "+00:00" if given.endswith(("Z", "z")) else given)
+        except ValueError:
+            pass
+    elif isinstance(given, datetime):
+        return given
+    raise UsageError(f'{name} is {given!r:.200}; give a datetime, or text such as "2030-01-31T12:00:00+01:00"')
+
+
+def _expires_ms(given: Seconds | datetime | str | None) -> int | None:
+    if not isinstance(given, (datetime, str)):
+        return _milliseconds(given, "expires")
+    left = moment(given, "expires").astimezone(timezone.utc) - datetime.now(timezone.utc)
+    # A moment that has passed leaves the shortest time there is: the task ends as expired.
+    return max(1, round(left.total_seconds() * 1000))
 
 
 def _instant(moment: datetime) -> str:

@@ -31,6 +31,13 @@ class Outcome:
             return None
         return Outcome(task["id"], task["state"], task.get("result"), task.get("error"))
 
+    @property
+    def because_of(self) -> str | None:
+        """Id of the task whose end made the cluster cancel this one, if that is the reason."""
+        error = self.error if isinstance(self.error, Mapping) else {}
+        task = error.get("task")
+        return task if self.state == "cancelled" and isinstance(task, str) else None
+
     def value(self, accept: Collection[str]) -> Any:
         """Returns the result, or raises the exception that says why there is none."""
         if self.state == "succeeded":
@@ -39,7 +46,7 @@ class Outcome:
 
     def exception(self, accept: Collection[str]) -> TaskError:
         """Returns the exception that says why there is no result."""
-        error = self.error if isinstance(self.error, Mapping) else {}
+        error = _error_document(self.error)
         if self.state == "cancelled":
             because = f": {error['message']}" if error.get("message") else ""
             return TaskCancelled(self.task, f"task {self.task} was cancelled{because}", error)
@@ -50,3 +57,10 @@ class Outcome:
         failed = TaskFailed(self.task, f"task {self.task} failed: {text}", error)
         failed.__cause__ = serialize.decode_error(error, accept)
         return failed
+
+
+def _error_document(error: Any) -> Mapping[str, Any]:
+    """Returns the error as a document. Workers in other languages may report any JSON."""
+    if isinstance(error, Mapping):
+        return error
+    return {} if error is None else {"message": error if isinstance(error, str) else repr(error)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, T
 from . import serialize
 from ._interfaces import ClusterClient
 from ._jobs.submit import TASKS_PER_JOB_MAX
+from .arguments import ArgumentCheck
 from .errors import UsageError
 from .handle import Handle, HandleGroup
-from .options import Seconds, SubmitOptions, TaskOptions
+from .options import Seconds, SubmitOptions, TaskOptions, encoded
+from .text import well_formed
 from .workflow import Signature
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ class Task(Generic[P, R_co]):
         options: TaskOptions,
         serializer: str | None = None,
         soft_timeout: Seconds | None = None,
-        give_up_on: tuple[type[BaseException], ...] = (),
+        give_up_on: type[BaseException] | tuple[type[BaseException], ...] = (),
     ) -> None:
-        if not name or len(name.encode()) > 200:
-            raise UsageError(f"the name of a task has 1 to 200 bytes, not {name!r}; pass another name=…")
+        if not name or len(name.encode("utf-8", "surrogatepass")) > 200 or well_formed(name) != name:
+            raise UsageError(f"the name of a task has 1 to 200 bytes of Unicode text, not {name!r:.500}; pass another name=…")
         self.app = app
         self.fn = fn
         #: The task's kind on the wire.
@@ -63,7 +64,9 @@ class Task(Generic[P, R_co]):
         #: Running time after which :class:`~triarch.errors.SoftTimeout` is raised in an attempt. The worker enforces it.
         self.soft_timeout = soft_timeout
         #: Exceptions after which the task is not attempted again. The worker evaluates them.
-        self.give_up_on = give_up_on
+        self.give_up_on = _exception_types(give_up_on)
+        #: Check of the arguments, at each submission and before each run.
+        self.arguments = ArgumentCheck(fn)
         self.is_async = inspect.iscoroutinefunction(fn)
         self._static = _Static(name, options)
         functools.update_wrapper(self, fn, updated=())
@@ -203,11 +206,12 @@ class Task(Generic[P, R_co]):
         after: Sequence[str] = (),
     ) -> bytes:
         """Returns a call as JSON, as part of a job."""
+        self.arguments.check(self.name, args, kwargs)
         payload = serialize.encode_call(self.codec, args, kwargs, inputs, what=self.name)
-        static = self._static if options is self.options else _Static(self.name, options)
+        static = self._static if options is self.options and not options.is_relative else _Static(self.name, options)
         if key is None and not after:
             return static.head + payload + b"}"
-        graph = json.dumps({"key": key, "after": list(after)}, separators=(",", ":"), ensure_ascii=False).encode()
+        graph = encoded({"key": key, "after": list(after)}, f"the key of {self.name}")
         return static.head + payload + b"," + graph[1:]
 
 
@@ -217,9 +221,14 @@ class _Static:
     __slots__ = ("head",)
 
     def __init__(self, kind: str, options: TaskOptions) -> None:
-        said = {"kind": kind, **options.to_wire()}
-        text = json.dumps(said, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-        self.head = text[:-1] + b',"payload":'
+        self.head = encoded({"kind": kind, **options.to_wire()}, f"an option of {kind}")[:-1] + b',"payload":'
+
+
+def _exception_types(given: Any) -> tuple[type[BaseException], ...]:
+    types = tuple(given) if isinstance(given, (tuple, list, set, frozenset)) else (given,)
+    if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
+        raise UsageError(f"give_up_on takes classes of exceptions, not {given!r}")
+    return types
 
 
 def default_name(fn: Callable[..., Any]) -> str:

@@ -240,6 +240,18 @@ def _compact(
 # Chains, groups, chords
 
 
+#: Stands for the cluster of a group without tasks, which needs none.
+NO_CLUSTER: Any = None
+
+
+class _NoResults(list[Node]):
+    """Ends of a group without steps. What follows takes an empty list, after the tasks in `after`."""
+
+    def __init__(self, after: list[Node]) -> None:
+        super().__init__()
+        self.after = after
+
+
 class Step:
     """Composable part of a workflow: in ``a | b``, ``b`` takes the result of ``a``."""
 
@@ -251,6 +263,12 @@ class Step:
     def build(self, dag: Dag, before: Node | list[Node] | None) -> Node | list[Node]:
         """Adds the tasks of this step after those before it. Returns the last tasks of the step."""
         raise NotImplementedError
+
+    def _find_app(self, steps: Iterable[Step]) -> None:
+        # A group without steps has none.
+        found = next((step.app for step in steps if hasattr(step, "app")), None)
+        if found is not None:
+            self.app = found
 
     def dag(self, **settings: Any) -> tuple[Dag, Node | list[Node]]:
         """Returns the workflow of this step, and its last nodes."""
@@ -265,6 +283,8 @@ class Step:
         idempotency_key: str | None = None,
     ) -> Any:
         """Submits the step as one job. Returns the handle of its last task, or the group of its last tasks."""
+        if not hasattr(self, "app"):
+            return HandleGroup(NO_CLUSTER, [])
         dag, ends = self.dag(name=name, on_failure=on_failure)
         return _ends_of(dag.submit(idempotency_key=idempotency_key), ends)
 
@@ -276,6 +296,8 @@ class Step:
         idempotency_key: str | None = None,
     ) -> Any:
         """As :meth:`submit`, for asyncio."""
+        if not hasattr(self, "app"):
+            return HandleGroup(NO_CLUSTER, [])
         dag, ends = self.dag(name=name, on_failure=on_failure)
         return _ends_of(await dag.asubmit(idempotency_key=idempotency_key), ends)
 
@@ -315,10 +337,12 @@ class Signature(Step):
     def build(self, dag: Dag, before: Node | list[Node] | None) -> Node:
         """Adds the call."""
         args, after = self.args, []
+        if isinstance(before, _NoResults):
+            after = before.after
         if before is not None and self.immutable:
-            after = before if isinstance(before, list) else [before]
+            after = [*after, *(before if isinstance(before, list) else [before])]
         elif before is not None:
-            args = (before, *args)
+            args = ([] if isinstance(before, _NoResults) else before, *args)
         return dag.add_call(self.task, args, self.kwargs, after=after, options=self.options)
 
     def __repr__(self) -> str:
@@ -336,7 +360,7 @@ class Chain(Step):
         if not flat:
             raise UsageError("the chain is empty; a chain has at least one step")
         self.steps: list[Step] = flat
-        self.app = flat[0].app
+        self._find_app(flat)
 
     def build(self, dag: Dag, before: Node | list[Node] | None) -> Node | list[Node]:
         """Adds the tasks of all steps."""
@@ -355,12 +379,14 @@ class Group(Step):
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self.steps: list[Step] = list(steps)
-        if not self.steps:
-            raise UsageError("the group is empty; a group has at least one step")
-        self.app = self.steps[0].app
+        self._find_app(self.steps)
 
     def build(self, dag: Dag, before: Node | list[Node] | None) -> list[Node]:
         """Adds the tasks of all steps."""
+        if not self.steps:
+            # The results of no tasks are an empty list, and what follows still comes after what is before.
+            after = before.after if isinstance(before, _NoResults) else before if isinstance(before, list) else [before]
+            return _NoResults([one for one in after if one is not None])
         ends: list[Node] = []
         for step in self.steps:
             end = step.build(dag, before)

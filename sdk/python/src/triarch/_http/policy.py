@@ -15,7 +15,6 @@ the next try, make it, and report the result. Workers use the same policy throug
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import uuid
@@ -24,7 +23,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from .._values import json_reader
 from ..errors import NoLeader, ProtocolError, Refused, Timeout, TriarchError, UsageError, refusal
+from ..options import encoded
 
 __all__ = [
     "MasterList",
@@ -147,7 +148,7 @@ class Request:
     def change(method: str, target: str, body: Any = None, *, request_id: str | None = None, **more: Any) -> Request:
         """Returns a change. Default request id: a new one. ``body`` is JSON, as bytes or as a value."""
         if body is not None and not isinstance(body, bytes):
-            body = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+            body = encoded(body, "a value of the request")
         return Request(method, target, body, request_id=request_id or new_request_id(), **more)
 
 
@@ -167,11 +168,20 @@ class Response:
     master: str
 
     def json(self) -> Any:
-        """Returns the body, parsed as JSON."""
+        """Returns the body, parsed as JSON by :mod:`triarch._values.json_reader`."""
         try:
-            return json.loads(self.body)
+            return json_reader.loads(self.body)
         except ValueError as error:
             raise ProtocolError(f"{self.master} returned a body that is not JSON: {error}: {_quoted(self.body)}") from None
+
+    def document(self) -> dict[str, Any]:
+        """Returns the body, parsed as a JSON object."""
+        document = self.json()
+        if not isinstance(document, dict):
+            raise ProtocolError(
+                f"{self.master} returned a body that is no JSON object; is this a Triarch master?: {_quoted(self.body)}"
+            )
+        return document
 
     @property
     def index(self) -> int | None:
@@ -396,7 +406,7 @@ class RetryState:
 
 def _problem(status: int, body: bytes) -> Mapping[str, Any] | None:
     try:
-        problem = json.loads(body)
+        problem = json_reader.loads(body)
     except ValueError:
         return None
     if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):

@@ -16,10 +16,11 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from itertools import islice
+from typing import Any
 
 from .._http.policy import Request
 from .._http.transport import Cancellation, RequestCancelled, Transport
-from ..errors import NoLeader, RateLimited, StorageFailed, Timeout, TriarchError, Unavailable, refusal
+from ..errors import NoLeader, ProtocolError, RateLimited, StorageFailed, Timeout, TriarchError, Unavailable, refusal
 from ..outcome import Outcome
 
 __all__ = ["CompletionWatcher", "WaitResult", "after_fork"]
@@ -120,13 +121,15 @@ class CompletionWatcher:
         body = json.dumps({"tasks": tasks}, separators=(",", ":")).encode()
         target = f"/v1/tasks/wait?wait_ms={round(hold_s * 1000)}"
         request = Request("POST", target, body, hold_s=hold_s, retry_unreachable=True, mutates=False)
+        document: Any = None
         try:
-            response = self._transport.call(request, self._cancellation)
+            document = _document(self._transport.call(request, self._cancellation).json())
         except RequestCancelled:
-            response = None
+            pass
         except TriarchError as error:
-            # A temporary refusal, and silence, may pass. A final refusal does not.
-            final = not isinstance(error, (NoLeader, Timeout, RateLimited, StorageFailed, Unavailable))
+            # A temporary refusal, silence, and an answer that cannot be read may pass. A final refusal does not.
+            passes = (NoLeader, Timeout, RateLimited, StorageFailed, Unavailable)
+            final = not isinstance(error, passes) and not (isinstance(error, ProtocolError) and error.status is None)
             _log.warning("waiting for %d tasks failed: %s", len(tasks), error)
             self._fail(tasks, error, final=final)
             time.sleep(_PAUSE_AFTER_FAILURE_S)
@@ -135,10 +138,9 @@ class CompletionWatcher:
             with self._lock:
                 self._polling = False
                 self._cancellation.reset()
-        if response is None:
+        if document is None:
             time.sleep(max(_GATHER_S, _pause_s(len(tasks))))
             return
-        document = response.json()
         ended: list[tuple[list[_Waiter], WaitResult]] = []
         with self._lock:
             for task in document["ended"]:
@@ -169,6 +171,13 @@ class CompletionWatcher:
                 if left:
                     self._waiting[task] = left
         _call_back(failed, error)
+
+
+def _document(answer: Any) -> dict[str, Any]:
+    """Refuses an answer that is none to a wait."""
+    if isinstance(answer, dict) and all(isinstance(answer.get(name), list) for name in ("ended", "missing")):
+        return answer
+    raise ProtocolError(f"this is not the answer to a wait for tasks: {str(answer)[:200]}; is this a Triarch master?")
 
 
 def _pause_s(tasks: int) -> float:

@@ -16,7 +16,6 @@ key, is therefore submitted alone.
 from __future__ import annotations
 
 import atexit
-import json
 import threading
 import weakref
 from collections import deque
@@ -27,6 +26,7 @@ from typing import Any
 from .._http.policy import Request, new_request_id
 from .._http.transport import Transport
 from ..errors import InvalidRequest, ProtocolError, TriarchError
+from ..options import encoded
 
 __all__ = [
     "BATCH_BYTES_MAX",
@@ -103,6 +103,16 @@ def _take(waiting: deque[_Item]) -> list[_Item]:
             break
         taken.append(waiting.popleft())
     return taken
+
+
+def _end(batch: list[_Item]) -> None:
+    for item in batch:
+        item.end()
+
+
+def _fail(batch: list[_Item], error: BaseException) -> None:
+    for item in batch:
+        item.error = item.error or error
 
 
 _submitters: weakref.WeakSet[Submitter] = weakref.WeakSet()
@@ -257,10 +267,10 @@ class Submitter:
             try:
                 self._send(batch)
             except BaseException as error:
-                for item in batch:
-                    item.error = item.error or error
-            for item in batch:
-                item.end()
+                _fail(batch, error)
+            _end(batch)
+            # Until the next submission this frame would keep the futures alive, and their results.
+            batch.clear()
 
     # Jobs ------------------------------------------------------------------------------------------------------------
 
@@ -311,7 +321,7 @@ def _parts_of(specs: Sequence[bytes]) -> list[Sequence[bytes]]:
 def _job_body(specs: Sequence[bytes], **fields: Any) -> bytes:
     """Returns the body of a submission. Fields that are ``None`` are left out."""
     said = {name: value for name, value in fields.items() if value is not None}
-    head = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()[:-1]
+    head = encoded(said, "the name or the idempotency key of the job")[:-1]
     return head + (b',"tasks":[' if said else b'"tasks":[') + b",".join(specs) + b"]}"
 
 

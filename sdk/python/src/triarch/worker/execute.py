@@ -8,8 +8,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
+from triarch._values.value_codecs import TYPED_JSON
 from triarch.app import Triarch
-from triarch.errors import GiveUp, PayloadTooLarge, SerializationError, SoftTimeout
+from triarch.arguments import ArgumentCheck
+from triarch.errors import ArgumentsError, GiveUp, PayloadTooLarge, SerializationError, SoftTimeout
 from triarch.options import milliseconds
 from triarch.serialize import Codec, codec, decode_call, encode_error, encode_result
 from triarch.worker.attempt import AttemptOutcome, failure
@@ -24,6 +26,7 @@ class Function:
     call: Callable[..., Any]
     is_async: bool
     codec: Codec
+    arguments: ArgumentCheck
     soft_timeout_s: float | None = None
     give_up_on: tuple[type[BaseException], ...] = ()
 
@@ -58,20 +61,28 @@ class Runner:
         if found is None and kind in self._app.kinds(self._accept):
             task = self._app.tasks[kind]
             soft_s = None if task.soft_timeout is None else milliseconds(task.soft_timeout, "soft_timeout") / 1000
-            found = Function(task.fn, task.is_async, task.codec, soft_s, task.give_up_on)
+            found = Function(task.fn, task.is_async, task.codec, task.arguments, soft_s, task.give_up_on)
             self._functions[kind] = found
         return found
 
     def prepare(self, kind: str, payload: Any, inputs: dict[str, Any]) -> PreparedCall | AttemptOutcome:
-        """Decodes the call of a payload. Returns the outcome instead if that fails."""
+        """Decodes the call of a payload. Returns the outcome instead if that fails, whatever the payload contains."""
+        try:
+            return self._prepare(kind, payload, inputs)
+        except (SerializationError, ArgumentsError) as error:
+            return AttemptOutcome(False, _encoded(error), retryable=False)
+        except BaseException as error:
+            # A pickle may run anything.
+            return AttemptOutcome(False, _encoded(error))
+
+    def _prepare(self, kind: str, payload: Any, inputs: dict[str, Any]) -> PreparedCall | AttemptOutcome:
         function = self.function(kind)
         if function is None:
             return failure("unknown_kind", f"this worker's app has no task named {kind!r}; start a worker whose app has it")
-        try:
-            args, kwargs = decode_call(payload, self._accept, inputs)
-        except SerializationError as error:
-            return AttemptOutcome(False, json.dumps(encode_error(error, skip=_is_runtime)).encode(), retryable=False)
+        args, kwargs = decode_call(payload, self._accept, inputs)
+        function.arguments.check(kind, args, kwargs)
         written_by = payload.get("codec") if isinstance(payload, dict) else None
+        written_by = "json" if written_by == TYPED_JSON else written_by
         if isinstance(written_by, str) and written_by != function.codec.name:
             # A client that writes this codec can read a result in it.
             function = replace(function, codec=codec(written_by))
@@ -82,26 +93,31 @@ class Runner:
         try:
             return AttemptOutcome(True, encode_result(function.codec, value))
         except (SerializationError, PayloadTooLarge) as error:
-            return AttemptOutcome(False, json.dumps(encode_error(error, skip=_is_runtime)).encode(), retryable=False)
-        except Exception as error:
+            return AttemptOutcome(False, _encoded(error), retryable=False)
+        except BaseException as error:
+            # Methods of the result may raise anything.
             return self.failed(function, error)
 
     def failed(self, function: Function, error: BaseException) -> AttemptOutcome:
         """Returns the outcome of a function that has raised."""
-        reported = error
         retryable = not isinstance(error, (GiveUp, *function.give_up_on))
         if isinstance(error, SoftTimeout):
             # With the kind of failure as its type, as for an attempt that the worker has to end.
-            document = encode_error(error, skip=_is_runtime)
-            document["type"] = "timeout"
-            return AttemptOutcome(False, json.dumps(document).encode(), retryable)
+            return AttemptOutcome(False, _encoded(error, type="timeout"), retryable)
+        reported = error
         if isinstance(error, GiveUp) and error.__cause__ is not None and not error.args:
             reported = error.__cause__
-        try:
-            document = encode_error(reported, function.codec, skip=_is_runtime)
-            return AttemptOutcome(False, json.dumps(document).encode(), retryable)
-        except Exception as broken:
-            return failure(type(error).__name__, f"(the exception cannot be encoded: {broken!r})", retryable=retryable)
+        return AttemptOutcome(False, _encoded(reported, function.codec), retryable)
+
+
+def _encoded(error: BaseException, codec: Codec | None = None, **more: str) -> bytes:
+    """Returns the document of an exception, as JSON."""
+    try:
+        document = {**encode_error(error, codec, skip=_is_runtime), **more}
+        return json.dumps(document, ensure_ascii=False).encode()
+    except Exception as broken:
+        name = type(error).__name__
+        return failure(name, f"(the exception cannot be encoded: {type(broken).__name__})").body
 
 
 def _is_runtime(filename: str) -> bool:
