@@ -5,6 +5,7 @@
 #   scripts/test-python.sh                 everything, on one Python
 #   scripts/test-python.sh --each          everything, on the oldest and the newest supported Python, where they are installed
 #   scripts/test-python.sh -k workflow     further words go to pytest
+#   scripts/test-python.sh --matrix --minutes 60     harmful tasks at random in workers of every pool, while masters are killed
 #
 # TRIARCH_BIN: the program. Default: target/release/triarch. PYTHON: the interpreter. Default: python3.
 set -euo pipefail
@@ -61,6 +62,12 @@ if [ ! -e "$tools/complete" ]; then
 fi
 export PATH=$tools/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 cd sdk/python
+
+if [ "${1:-}" = --matrix ]; then
+  shift
+  cd tests
+  exec python -m worker.random_matrix "$@"
+fi
 
 passed=0
 failed=0

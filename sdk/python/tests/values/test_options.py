@@ -13,6 +13,7 @@ import pytest
 from triarch import ArgumentsError, Triarch, UsageError
 from triarch.arguments import ArgumentCheck
 from triarch.options import TaskOptions
+from triarch.worker import WorkerConfig
 
 app = Triarch("http://127.0.0.1:9")
 
@@ -81,6 +82,8 @@ def test_a_wrong_option_is_refused_by_its_name(options: dict[str, Any], words: s
 def test_one_text_is_one_word() -> None:
     assert _wire(tags="abc")["tags"] == ["abc"]
     assert _wire(tags=("a", "b"))["tags"] == ["a", "b"]
+    assert WorkerConfig(queues="mail").queues == ["mail"]
+    assert WorkerConfig(accept="json").accept == ["json"]
     assert Triarch("http://127.0.0.1:9", accept="json").accept == {"json"}
 
 

@@ -26,6 +26,7 @@ class Scripted:
         self.heard: list[str] = []
         self.connections: list[socket.socket] = []
         self.answer: Callable[[str], bytes | None] = lambda head: said(200, {"ok": True})
+        self.answer_to: Callable[[str, bytes], bytes | None] = lambda head, body: self.answer(head)
         threading.Thread(target=self._listen, daemon=True).start()
 
     def close(self) -> None:
@@ -61,9 +62,9 @@ class Scripted:
                 length = int(lengths[0].split(b":")[1]) if lengths else 0
                 while len(data) < length:
                     data += connection.recv(65536)
-                data = data[length:]
+                body, data = data[:length], data[length:]
                 self.heard.append(head.decode())
-                answer = self.answer(head.decode())
+                answer = self.answer_to(head.decode(), body)
                 if answer is not None:
                     connection.sendall(answer)
 

@@ -14,6 +14,7 @@ from triarch.testing import wait_until
 from triarch.worker.attempt import Attempt, StopReason
 from triarch.worker.leases import Leases
 from triarch.worker.pools import processes
+from triarch.worker.pools.framing import CHILD_FRAME_BYTES_MAX, FrameDecoder, frame
 from triarch.worker.pools.processes import ProcessPool
 
 from .conftest import HERE
@@ -106,6 +107,7 @@ def test_an_attempt_that_is_cancelled_before_its_turn_never_begins(
     wait_until(lambda: (tmp_path / "begun").exists(), 90, "the first to begin")
     assert [one.task for one in pool.begun_in()[0]] == ["t1", "t2", "t3"]
     pool.leases.disown(["t2"], pool.leases.confirmed(), StopReason.CANCELLED)
+    wait_until(lambda: not pool.pool._stops, 90, "the supervisor to send the stop")
     (tmp_path / "go on").touch()
     wait_until(lambda: pool.leases.running == 0, 90, "all to end")
     assert set(pool.ended()) == {"t1", "t3"}
@@ -118,6 +120,24 @@ def test_the_environment_of_tasks_is_that_of_the_worker(pool_of: Callable[[int],
     pool.pool.start()
     wait_until(pool.ended, 90, "the task to end")
     assert pool.ended()["t1"]["result"] == os.environ.get("PYTHONPATH")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff" * 64,
+        (100 << 20).to_bytes(4, "little"),
+        b"\x02\0\0\0xx",
+        (5).to_bytes(4, "little") + b"i\x05\0\0\0",
+        (5).to_bytes(4, "little") + b"(\0\0\0\0",
+    ],
+)
+def test_bytes_that_are_no_frame_are_refused(data: bytes) -> None:
+    decoder = FrameDecoder(CHILD_FRAME_BYTES_MAX)
+    assert decoder.feed(frame("ready")[:5]) == []
+    assert decoder.feed(frame("ready")[5:]) == [("ready",)]
+    with pytest.raises((ValueError, EOFError, TypeError)):
+        decoder.feed(data)
 
 
 def test_a_pool_whose_processes_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from triarch.text import shortened
 from triarch.worker.output import Output
+
+#: Bound of one text in an error that the worker writes itself.
+_TEXT_BYTES_MAX = 16_384
 
 #: Identity of an attempt: task and token.
 Key = tuple[str, int]
@@ -42,7 +46,8 @@ class AttemptOutcome:
 def failure(type: str, message: str, *, retryable: bool = True, **more: Any) -> AttemptOutcome:
     """Returns the outcome of an attempt that ended with an error of this type."""
     error = {"type": type, "message": message, **{name: value for name, value in more.items() if value is not None}}
-    return AttemptOutcome(False, json.dumps(error).encode(), retryable)
+    texts = {name: shortened(value, _TEXT_BYTES_MAX) for name, value in error.items() if isinstance(value, str)}
+    return AttemptOutcome(False, json.dumps({**error, **texts}, ensure_ascii=False).encode(), retryable)
 
 
 @dataclass(slots=True, eq=False)
@@ -67,12 +72,29 @@ class Attempt:
     sent: bool = False
     alone: bool = False
     replaced: bool = False
+    is_returned: bool = False
     output: Output | None = field(default=None)
+    #: Identity of the attempt.
+    key: Key = field(init=False)
 
-    @property
-    def key(self) -> Key:
-        """Identity of the attempt."""
-        return (self.task, self.token)
+    def __post_init__(self) -> None:
+        self.key = (self.task, self.token)
+
+    @staticmethod
+    def of(lease: Any) -> Attempt | None:
+        """Returns the attempt of a granted lease, or `None` if the document does not describe one."""
+        if not isinstance(lease, dict):
+            return None
+        task, job, kind = lease.get("id"), lease.get("job"), lease.get("kind")
+        number, token, timeout_ms = lease.get("attempt"), lease.get("token"), lease.get("timeout_ms")
+        inputs = lease.get("inputs")
+        if type(task) is not str or type(job) is not str or type(kind) is not str:
+            return None
+        if type(number) is not int or type(token) is not int or not (timeout_ms is None or type(timeout_ms) is int):
+            return None
+        if not (inputs is None or isinstance(inputs, dict)):
+            return None
+        return Attempt(task, job, kind, lease.get("payload"), inputs or {}, number, token, timeout_ms)
 
     @property
     def deadline(self) -> float | None:
@@ -85,14 +107,19 @@ class Attempt:
             self.output = Output()
         self.output.write(stream, text)
 
-    def confirmation(self) -> str:
-        """Returns the entry of a heartbeat."""
+    def confirmation(self, *, plain: bool = False) -> str:
+        """Returns the entry of a heartbeat. A `plain` one has no progress."""
         text = f'{{"task":{json.dumps(self.task)},"token":{self.token}'
-        if self.progress is not None:
+        if self.progress is not None and not plain:
             text += f',"progress":{self.progress:.6g}'
-        if self.note is not None:
+        if self.note is not None and not plain:
             text += f',"note":{json.dumps(self.note)}'
         return text + "}"
+
+
+def returned_report(attempt: Attempt) -> bytes:
+    """Returns the report that hands a lease back, because the attempt could not begin."""
+    return f'{{"task":{json.dumps(attempt.task)},"token":{attempt.token},"status":"returned"}}'.encode()
 
 
 def to_report(attempt: Attempt, outcome: AttemptOutcome | None, *, stopped: bool = True) -> bytes | None:

@@ -6,6 +6,7 @@ Exit codes: 0 after a shutdown, 1 when the worker could not go on, 2 for bad usa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -16,14 +17,26 @@ from dataclasses import replace
 from types import FrameType
 
 from triarch.errors import TriarchError, UsageError
+from triarch.worker.capture import Capture
 from triarch.worker.config import POOLS, PREFETCH_MAX_DEFAULT, WorkerConfig
 from triarch.worker.load import AppNotFound, load_app
 from triarch.worker.pools.parent_death import die_with_parent
+from triarch.worker.process.descriptors import open_standard_descriptors, raise_limit
+from triarch.worker.process.init_process import run_under_init
+from triarch.worker.process.signals import (
+    DefaultsAfterFork,
+    ignore_harmless_signals,
+    ignore_terminal_output_stops,
+    reset_ignored_signals,
+)
 from triarch.worker.reload import PARENT, run_reloading
-from triarch.worker.signals import ignore_harmless_signals
 from triarch.worker.worker import Worker, captures
 
 logger = logging.getLogger("triarch.worker")
+
+#: Open files of one pool process in the worker, and those of the worker itself.
+FILES_PER_PROCESS = 2
+FILES_RESERVED = 32
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -54,6 +67,15 @@ def parser() -> argparse.ArgumentParser:
     )
     parse.add_argument(
         "-q", "--queues", default="default", metavar="Q,Q", help="Queues from which the worker takes tasks. Default: `default`."
+    )
+    parse.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="imports",
+        metavar="MODULE,…",
+        help="Modules to import because they register tasks of the app. Repeatable. Default: those of `app.autodiscover_tasks`, and"
+        " `tasks` next to an app without tasks.",
     )
     parse.add_argument("--name", help="Name, unique among live workers. Default: host name and process id.")
     parse.add_argument("--label", action="append", default=[], metavar="K=V", help="Label that tasks may require. Repeatable.")
@@ -114,7 +136,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command. Returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    open_standard_descriptors()
+    # Python has no stream where the worker was started without the descriptor.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     asked = parser().parse_args(words)
+    if os.getpid() == 1:
+        run_under_init()
     level = getattr(logging, asked.log_level.upper())
     if asked.reload:
         return run_reloading([word for word in words if word != "--reload"])
@@ -122,34 +150,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if reloader is not None:
         die_with_parent(int(reloader), signal.SIGTERM)
     # Before the import, so that handlers of the app stay as they are.
+    handlers = DefaultsAfterFork()
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, _on_hangup)
+        handlers.install(signal.SIGHUP, _on_hangup)
+    reset_ignored_signals()
     ignore_harmless_signals()
+    handlers.adopt()
+    ignore_terminal_output_stops()
+    soft_files, files = raise_limit()
     try:
         config = config_of(asked)
-        if config.capture and config.pool != "process":
+        if config.pool != "process":
             # Before the import and the log, because handlers keep the stream that they find.
-            captures().install()
+            (captures() if config.capture else Capture(None)).install(private=True)
             config = replace(config, capture=False)
-        app = load_app(asked.app)
+        app = load_app(asked.app, config.imports)
     except (UsageError, AppNotFound) as error:
-        print(f"triarch-worker: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     # After the import, so that logging set up by the app stays as it is.
     logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("triarch").setLevel(level)
+    config = _fitted(config, files)
     try:
-        worker = Worker(app, config, masters=asked.masters, reference=asked.app, log_level=level, log_format=LOG_FORMAT)
-        _install_signal_handlers(worker)
+        worker = Worker(
+            app,
+            config,
+            masters=asked.masters,
+            reference=asked.app,
+            log_level=level,
+            log_format=LOG_FORMAT,
+            owns_process=True,
+            soft_files=soft_files,
+        )
+    except UsageError as error:
+        _complain(error)
+        return 2
+    code = 0
+    try:
+        _install_signal_handlers(worker, handlers)
         worker.run()
     except TriarchError as error:
-        print(f"triarch-worker: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        _complain(error)
+        code = 2 if isinstance(error, UsageError) else 1
     logging.shutdown()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
     # Threads that tasks have left behind must not keep the process alive.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
+
+
+def _complain(error: Exception) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(f"triarch-worker: {error}", file=sys.stderr, flush=True)
+
+
+def _fitted(config: WorkerConfig, files: int) -> WorkerConfig:
+    """Returns the configuration with as many pool processes as the limit of open files permits."""
+    fit = (files - FILES_RESERVED) // FILES_PER_PROCESS
+    if config.pool != "process" or files < 0 or config.concurrency <= fit:
+        return config
+    logger.warning(
+        "the limit of %d open files permits %d pool processes, so the worker runs %d tasks at once instead of %d; raise the limit"
+        " (ulimit -Hn) for more",
+        files,
+        fit,
+        max(1, fit),
+        config.concurrency,
+    )
+    return replace(config, concurrency=max(1, fit))
 
 
 def config_of(asked: argparse.Namespace) -> WorkerConfig:
@@ -158,6 +229,7 @@ def config_of(asked: argparse.Namespace) -> WorkerConfig:
         concurrency=asked.concurrency,
         pool=asked.pool,
         queues=_words(asked.queues),
+        imports=[module for words in asked.imports for module in _words(words)],
         name=asked.name,
         labels=dict(_pair(text, "--label") for text in asked.label),
         resources={name: _amount(name, value) for name, value in (_pair(text, "--resource") for text in asked.resource)},
@@ -170,7 +242,7 @@ def config_of(asked: argparse.Namespace) -> WorkerConfig:
     )
 
 
-def _install_signal_handlers(worker: Worker) -> None:
+def _install_signal_handlers(worker: Worker, handlers: DefaultsAfterFork) -> None:
     signals = 0
 
     def on_signal(number: int, _: FrameType | None) -> None:
@@ -179,8 +251,8 @@ def _install_signal_handlers(worker: Worker) -> None:
         # In another thread, because this one may hold a lock that is needed for it.
         threading.Thread(target=worker.stop, kwargs={"now": signals > 1, "wait": False}, daemon=True).start()
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    handlers.install(signal.SIGTERM, on_signal)
+    handlers.install(signal.SIGINT, on_signal)
 
 
 def _on_hangup(number: int, _: FrameType | None) -> None:

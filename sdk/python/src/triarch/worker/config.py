@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from triarch.errors import UsageError
+from triarch.options import words
 
 PoolKind = Literal["process", "thread", "async"]
 POOLS: tuple[PoolKind, ...] = ("process", "thread", "async")
@@ -26,15 +27,17 @@ class WorkerConfig:
     concurrency: int = field(default_factory=lambda: os.cpu_count() or 1)
     #: Pool in which attempts run: processes, threads, or an event loop.
     pool: PoolKind = "process"
-    #: Queues from which the worker takes tasks.
-    queues: Sequence[str] = ("default",)
+    #: Queues from which the worker takes tasks. One text is one queue.
+    queues: str | Sequence[str] = ("default",)
+    #: Modules to import, because they register tasks of the app.
+    imports: str | Sequence[str] = ()
     #: Name, unique among live workers. Default: host name and process id.
     name: str | None = None
     #: Labels and resources that tasks may require.
     labels: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, int] = field(default_factory=dict)
     #: Codecs that are read. Default: those of the app.
-    accept: Collection[str] | None = None
+    accept: str | Collection[str] | None = None
     #: Maximum number of leases fetched ahead of free slots, while tasks are short. 0 turns it off. Default: 128.
     prefetch: int | None = None
     #: Number of tasks after which a pool process is replaced. Default: no limit.
@@ -55,6 +58,9 @@ class WorkerConfig:
     def __post_init__(self) -> None:
         if self.pool not in POOLS:
             raise UsageError(f"there is no pool {self.pool!r}; choose one of {', '.join(POOLS)}")
+        for name in ("queues", "imports", "accept"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, words(getattr(self, name), name))
         if not 1 <= self.concurrency <= SLOTS_MAX // 2:
             raise UsageError(f"concurrency must be from 1 to {SLOTS_MAX // 2}, not {self.concurrency}")
         if not self.queues:

@@ -71,10 +71,7 @@ class WorkerConnection:
             raise
         finally:
             self._calling = False
-        document = response.json() if response.body else {}
-        if not isinstance(document, dict):
-            raise ProtocolError(f"{response.master} returned a body that is no JSON object; is this a Triarch master?")
-        return document
+        return response.document() if response.body else {}
 
     def abandon(self) -> None:
         """Cancels the call in progress, if there is one."""

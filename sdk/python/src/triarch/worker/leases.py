@@ -18,7 +18,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from triarch.worker.attempt import Attempt, AttemptOutcome, Key, Phase, StopReason, failure, to_report
+from triarch._values import json_reader
+from triarch.worker import task_log
+from triarch.worker.attempt import Attempt, AttemptOutcome, Key, Phase, StopReason, failure, returned_report, to_report
 from triarch.worker.prefetch import PrefetchController
 
 log = logging.getLogger("triarch.worker")
@@ -47,6 +49,8 @@ class Leases:
         self._unsettled_bytes = 0
         self._prefetch = PrefetchController()
         self._lost_slots = 0
+        self._missing_slots = 0
+        self._may_return = True
         #: Called, outside of any lock, when leases were added and when an attempt has to stop.
         self.on_work: Callable[[], None] = lambda: None
         self.on_stop: Callable[[Attempt], None] = lambda attempt: None
@@ -57,38 +61,46 @@ class Leases:
 
     # --- work ---
 
-    def add(self, granted: Iterable[dict[str, Any]]) -> int:
-        """Adds granted leases, except those that are held already. Returns the number of added leases."""
-        added = 0
+    def add(self, granted: Iterable[Any]) -> int:
+        """Adds granted leases, except those that are held already. Returns the number of added leases.
+
+        A task that cannot be read ends as failed. The others are not affected.
+        """
+        added: list[Attempt] = []
         stopped: list[Attempt] = []
+        unreadable: list[tuple[Attempt, str]] = []
         with self._lock:
             for task in granted:
-                key = (task["id"], task["token"])
-                if key in self._held:
+                attempt = Attempt.of(task)
+                if attempt is None:
+                    log.error("the cluster granted a lease that this worker cannot read, and ignores: %.500r", task)
                     continue
-                other = self._latest.get(task["id"])
+                if attempt.key in self._held:
+                    continue
+                other = self._latest.get(attempt.task)
                 if other is not None:
-                    log.warning("task %s was leased again: token %d replaces %d", key[0], key[1], other.token)
+                    log.warning("task %s was leased again: token %d replaces %d", *attempt.key, other.token)
                     if self._disown(other, StopReason.LOST):
                         stopped.append(other)
-                attempt = Attempt(
-                    task["id"],
-                    task["job"],
-                    task["kind"],
-                    task.get("payload"),
-                    task.get("inputs") or {},
-                    task["attempt"],
-                    task["token"],
-                    task.get("timeout_ms"),
-                )
-                self._held[key] = self._latest[attempt.task] = attempt
-                self._waiting.append(attempt)
-                added += 1
+                self._held[attempt.key] = self._latest[attempt.task] = attempt
+                if not isinstance(attempt.payload, json_reader.MARKED) and not isinstance(attempt.inputs, json_reader.MARKED):
+                    self._waiting.append(attempt)
+                    added.append(attempt)
+                else:
+                    why = json_reader.unreadable(attempt.payload, "payload") or json_reader.unreadable(attempt.inputs, "inputs")
+                    attempt.phase, attempt.begun_at = Phase.RUNNING, time.monotonic()
+                    self._running[attempt.key] = attempt
+                    unreadable.append((attempt, why or "it cannot be read"))
         for one in stopped:
             self.on_stop(one)
+        for one, why in unreadable:
+            self.end(one, failure("triarch.errors.SerializationError", f"the call cannot be used: {why}", retryable=False))
         if added:
+            if log.isEnabledFor(logging.DEBUG):
+                for one in added:
+                    task_log.received(one)
             self.on_work()
-        return added
+        return len(added)
 
     def next(self) -> Attempt | None:
         """Takes the next attempt to begin, if one waits. It counts as running from now on."""
@@ -120,7 +132,8 @@ class Leases:
         with self._lock:
             if self._running.pop(attempt.key, None) is None or attempt.phase is not Phase.RUNNING:
                 return
-            self._prefetch.record(time.monotonic() - attempt.begun_at)
+            took_s = time.monotonic() - attempt.begun_at
+            self._prefetch.record(took_s)
             result = None if attempt.disowned else to_report(attempt, outcome)
             if result is None:
                 self._remove(attempt)
@@ -132,6 +145,58 @@ class Leases:
                 self._unsent[attempt.key] = attempt
             self._changed.notify_all()
         self.on_change()
+        if not attempt.disowned:
+            task_log.ended(attempt, outcome, took_s)
+
+    def return_lease(self, attempt: Attempt) -> None:
+        """Returns the lease of an attempt that could not begin. The cluster counts nothing, and another worker runs it.
+
+        A master that does not take leases back refuses this, and the attempt waits here until it can begin.
+        """
+        with self._lock:
+            if self._running.pop(attempt.key, None) is None:
+                if attempt not in self._waiting:
+                    return
+                self._waiting.remove(attempt)
+            if attempt.disowned:
+                self._remove(attempt)
+                return
+            attempt.phase = Phase.ENDED
+            attempt.is_returned = True
+            attempt.result = returned_report(attempt)
+            self._unsettled_bytes += len(attempt.result)
+            self._unsent[attempt.key] = attempt
+            self._changed.notify_all()
+        log.warning("task %s is handed back, because this worker lacks the means to begin it", attempt.task)
+        self.on_change()
+
+    def return_waiting(self, keep: int) -> None:
+        """Returns the leases of attempts that wait for a slot, except the first `keep`, if the cluster takes them."""
+        with self._lock:
+            surplus = list(self._waiting)[max(0, keep) :] if self._may_return else []
+        for attempt in reversed(surplus):
+            self.return_lease(attempt)
+
+    def _take_back(self, attempt: Attempt) -> None:
+        """Lets an attempt wait again whose lease the cluster did not take back."""
+        if self._may_return:
+            self._may_return = False
+            log.warning("the masters take no leases back, so tasks wait here until this worker has the means to begin them")
+        self._unsettled_bytes -= len(attempt.result or b"")
+        attempt.result, attempt.sent, attempt.is_returned = None, False, False
+        if attempt.disowned:
+            self._remove(attempt)
+            return
+        attempt.phase = Phase.WAITING
+        self._waiting.append(attempt)
+
+    def limit_slots(self, usable: int) -> None:
+        """Sets how many slots can be used now. Fewer than configured, while the means for the others are missing."""
+        with self._lock:
+            missing = max(0, self._concurrency - usable)
+            changed, self._missing_slots = missing != self._missing_slots, missing
+        if changed:
+            self.on_change()
 
     def slot_lost(self) -> None:
         """Removes a slot, because an attempt that cannot be stopped occupies it."""
@@ -152,7 +217,7 @@ class Leases:
             unsettled = len(self._held) - len(self._running) - len(self._waiting)
             if unsettled >= UNSETTLED_MAX or self._unsettled_bytes >= UNSETTLED_BYTES_MAX:
                 return 0
-            slots = self._concurrency - self._lost_slots
+            slots = self.slots_left
             if slots <= 0:
                 return 0
             active = len(self._running) + len(self._waiting)
@@ -183,7 +248,7 @@ class Leases:
     @property
     def slots_left(self) -> int:
         """Slots that can be used."""
-        return self._concurrency - self._lost_slots
+        return self._concurrency - self._lost_slots - self._missing_slots
 
     @property
     def active(self) -> int:
@@ -207,12 +272,12 @@ class Leases:
 
     # --- confirmation ---
 
-    def confirmed(self, without: Iterable[Key] = ()) -> dict[Key, str]:
-        """Returns every held lease, as a heartbeat confirms it."""
+    def confirmed(self, without: Iterable[Key] = (), *, plain: bool = False) -> dict[Key, str]:
+        """Returns every held lease, as a heartbeat confirms it. `plain` leaves progress and notes out."""
         left_out = set(without)
         with self._lock:
             return {
-                key: one.confirmation()
+                key: one.confirmation(plain=plain)
                 for key, one in self._held.items()
                 if key not in left_out and (not one.disowned or one.phase is Phase.RUNNING)
             }
@@ -307,16 +372,24 @@ class Leases:
                 del self._unsent[one.key]
             return taken
 
-    def settle(self, taken: list[Attempt], acknowledgements: list[dict[str, Any]]) -> None:
+    def settle(self, taken: list[Attempt], acknowledgements: list[Any]) -> None:
         """Applies the cluster's acknowledgement of each result, in order."""
         with self._lock:
             for at, one in enumerate(taken):
                 answer = acknowledgements[at] if at < len(acknowledgements) else None
-                if answer is None or answer.get("task") != one.task:
+                if not isinstance(answer, dict) or answer.get("task") != one.task:
                     log.error("the cluster did not acknowledge the result of task %s; the worker reports it again", one.task)
                     self._requeue(one)
                 elif answer.get("accepted"):
                     self._drop(one)
+                elif one.is_returned and answer.get("code") == "invalid_request":
+                    self._take_back(one)
+                elif answer.get("code") == "invalid_request" and not one.replaced and not one.disowned:
+                    why = f"{answer.get('detail') or 'it is invalid'} (field {answer.get('field') or 'unknown'})"
+                    log.warning("the cluster cannot read the result of task %s, so the task fails: %s", one.task, why)
+                    message = f"the cluster refused the result of this attempt: {why}"
+                    self._replace(one, failure("result_refused", message, retryable=False))
+                    self._requeue(one)
                 elif answer.get("code") == "payload_too_large" and not one.replaced and not one.disowned:
                     # The worker still holds the lease. Without a result the task would be leased again for ever.
                     log.warning(
@@ -347,16 +420,19 @@ class Leases:
                 self._requeue(one)
             self._changed.notify_all()
 
-    def refused(self, taken: list[Attempt], why: str) -> None:
-        """Handles the final refusal of a whole report.
+    def refused(self, taken: list[Attempt], why: str, *, only_results: bool = True) -> None:
+        """Handles the final refusal of a whole request.
 
-        Each of its results is reported alone. One that is refused alone is replaced by a failure with the reason. When even
-        that is refused, it is dropped.
+        Each of its results is reported alone, in a request with `only_results`. One that is refused there is replaced by a
+        failure with the reason. When even that is refused, it is dropped.
         """
         with self._lock:
             for one in taken:
-                if len(taken) > 1:
+                if len(taken) > 1 or not only_results:
                     one.alone = True
+                elif one.is_returned:
+                    self._take_back(one)
+                    continue
                 elif not one.replaced:
                     log.warning(
                         "the cluster refused the result of task %s, and the worker reports a failure: %s", one.task, why

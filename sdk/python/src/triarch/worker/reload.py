@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from triarch.worker.signals import ignore_harmless_signals
+from triarch.worker.process.signals import ignore_harmless_signals, ignore_terminal_output_stops
 
 POLL_INTERVAL_S = 0.5
 #: Maximum number of watched files.
@@ -32,6 +32,7 @@ def run_reloading(arguments: Sequence[str]) -> int:
             process.send_signal(signal.SIGTERM)
 
     ignore_harmless_signals()
+    ignore_terminal_output_stops()
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     seen = _stamps(Path.cwd())

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from triarch._http.transport import Transport
-from triarch.errors import Refused, TriarchError, UnknownWorker
+from triarch.errors import ProtocolError, Refused, TriarchError, UnknownWorker
 from triarch.worker.attempt import Attempt, Key, StopReason
 from triarch.worker.config import WorkerConfig
 from triarch.worker.connection import RequestCancelled, WorkerConnection, is_final
@@ -36,6 +36,10 @@ EXCHANGE_DEADLINE_S = 10.0
 #: Pauses after a failed exchange, which has already been retried inside its deadline.
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 2.0
+#: Pause before a heartbeat is repeated that was refused.
+REFUSED_PAUSE_S = 0.2
+#: Time for which progress and notes are left out after a refusal.
+PLAIN_S = 60.0
 #: Interval of master discovery, so that a worker outlives the masters it was configured with.
 DISCOVERY_INTERVAL_S = 60.0
 
@@ -77,6 +81,8 @@ class Session:
         self._polling_since: float | None = None
         self._poll_pause_until = 0.0
         self._backlog = False
+        #: Until then progress and notes are left out, because a master has refused a request with some. Leases are worth more.
+        self._plain_until = 0.0
         self._last_leader: str | None = None
         self._poll_connection = WorkerConnection(transport)
         self._report_connection = WorkerConnection(transport)
@@ -148,6 +154,10 @@ class Session:
             self._transport.close()
 
     @property
+    def _is_plain(self) -> bool:
+        return time.monotonic() < self._plain_until
+
+    @property
     def _is_leaving(self) -> bool:
         return self._shutdown.is_asked or self._draining
 
@@ -200,8 +210,10 @@ class Session:
 
     def _apply_directives(self, answer: dict[str, Any], confirmed: dict[Key, str]) -> None:
         """Stops cancelled and lost attempts, and begins to drain, as the cluster's answer says."""
-        self._leases.disown(answer.get("cancel") or (), confirmed, StopReason.CANCELLED)
-        self._leases.disown(answer.get("lost") or (), confirmed, StopReason.LOST)
+        self._leases.disown(_ids(answer, "cancel"), confirmed, StopReason.CANCELLED)
+        self._leases.disown(_ids(answer, "lost"), confirmed, StopReason.LOST)
+        for problem in _list(answer, "problems"):
+            log.warning("the cluster left out a part of what this worker reported: %.500s", problem)
         if answer.get("drain") and not self._draining:
             log.info("the cluster drains this worker: it finishes its tasks and leaves")
             self._draining = True
@@ -251,7 +263,7 @@ class Session:
         self._output.send_before_results(taken)
         hold_s = POLL_WITH_RESULTS_HOLD_S if taken else self._config.poll_wait_s
         # The results are settled before the rest of the answer is applied: by then their leases are over.
-        confirmed = leases.confirmed(without=(one.key for one in taken))
+        confirmed = leases.confirmed(without=(one.key for one in taken), plain=self._is_plain)
         wanted = leases.wanted()
         body = (
             f'{{"max":{wanted},"wait_ms":{int(hold_s * 1000)},"running":[{",".join(confirmed.values())}],"results":['.encode()
@@ -263,11 +275,14 @@ class Session:
         if answer is None:
             return False
         self._renew_leases(begun)
-        leases.settle(taken, answer.get("results") or [])
+        leases.settle(taken, _list(answer, "results"))
         self._apply_directives(answer, confirmed)
-        tasks = answer.get("tasks") or []
+        tasks = _list(answer, "tasks")
         self._backlog = len(tasks) >= wanted
-        if tasks and begun + self._lease_s <= time.monotonic():
+        now = time.monotonic()
+        # A lease begins when it is granted, which a poll that was held does not say. While heartbeats are answered, the next one
+        # reports a lease that has ended.
+        if tasks and now >= min(self._acknowledged_at, begun + hold_s) + self._lease_s:
             # The cluster grants them again with the next poll, or to other workers.
             log.warning("%d leases arrived after they may have expired, and are ignored", len(tasks))
         elif tasks:
@@ -279,18 +294,27 @@ class Session:
     ) -> dict[str, Any] | None:
         """Returns the answer. Without an answer it returns ``None`` and keeps the results that the request carried."""
         try:
-            return connection.call("POST", f"{self._path}/{route}", body, deadline_s=EXCHANGE_DEADLINE_S, hold_s=hold_s)
+            answer = connection.call("POST", f"{self._path}/{route}", body, deadline_s=EXCHANGE_DEADLINE_S, hold_s=hold_s)
+            _check_shape(answer, "tasks" if route == "poll" else "results")
+            return answer
         except UnknownWorker as error:
             log.warning("the cluster does not know this worker, which registers again: %s", error)
             self._finish(SessionEnd.UNKNOWN)
             self._leases.unsettled(taken)
             return None
         except Refused as error:
-            if taken and is_final(error):
+            if is_final(error) and route == "poll":
+                # Whatever is wrong with it is no fault of the results, which are reported by themselves.
+                self._plain_until = time.monotonic() + PLAIN_S
+                self._leases.refused(taken, str(error), only_results=False)
+            elif taken and is_final(error):
                 self._leases.refused(taken, str(error))
             else:
                 self._leases.unsettled(taken)
             log.warning("the cluster refused the %s, and the worker repeats it: %s", route, error)
+        except ProtocolError as error:
+            self._leases.unsettled(taken)
+            log.error("the answer to the %s cannot be read, and the worker repeats it after a pause: %s", route, error)
         except TriarchError as error:
             self._leases.unsettled(taken)
             log.warning("no master answered the %s, and the worker repeats it: %s", route, error)
@@ -341,7 +365,7 @@ class Session:
         if answer is None:
             return False
         self._renew_leases(begun)
-        self._leases.settle(taken, answer.get("results") or [])
+        self._leases.settle(taken, _list(answer, "results"))
         return True
 
     # --- heartbeats ---
@@ -360,7 +384,7 @@ class Session:
                     self._condition.wait(next_at - now)
                 continue
             next_at = max(next_at + self._heartbeat_s, now + self._heartbeat_s / 2)
-            confirmed = self._leases.confirmed()
+            confirmed = self._leases.confirmed(plain=self._is_plain)
             load = json.dumps(sampler.sample())
             body = f'{{"running":[{",".join(confirmed.values())}],"load":{load}}}'.encode()
             begun = time.monotonic()
@@ -375,6 +399,10 @@ class Session:
             except TriarchError as error:
                 log.warning("a heartbeat failed, and the worker retries at the next interval: %s", error)
                 lapsed = True
+                if isinstance(error, Refused) and is_final(error) and not self._is_plain:
+                    # At once, so that no lease ends because of a note.
+                    self._plain_until = now + PLAIN_S
+                    next_at = now + min(self._heartbeat_s, REFUSED_PAUSE_S)
             else:
                 self._renew_leases(begun)
                 next_at = max(next_at, begun + next_heartbeat_s(answer.get("heartbeat_ms"), self._heartbeat_s, self._lease_s))
@@ -444,6 +472,21 @@ class Session:
         with self._condition:
             while self._leases.running and time.monotonic() < until and not self._shutdown.is_now:
                 self._condition.wait(0.1)
+
+
+def _list(answer: dict[str, Any], field: str) -> list[Any]:
+    found = answer.get(field)
+    return found if isinstance(found, list) else []
+
+
+def _ids(answer: dict[str, Any], field: str) -> list[str]:
+    return [one for one in _list(answer, field) if isinstance(one, str)]
+
+
+def _check_shape(answer: dict[str, Any], field: str) -> None:
+    """Refuses an answer without the list that it is about. It must not pass for an empty one."""
+    if not isinstance(answer.get(field), list):
+        raise ProtocolError(f"the answer has no list {field!r}: {str(answer)[:200]}; is this a Triarch master?")
 
 
 def next_heartbeat_s(asked_ms: object, registered_s: float, lease_s: float) -> float:

@@ -12,16 +12,18 @@ from typing import Any
 
 from triarch import context as contexts
 from triarch._http.transport import Transport
-from triarch.app import Triarch
-from triarch.errors import Conflict, Refused, TriarchError, UsageError
+from triarch.app import CALL, Triarch
+from triarch.errors import Conflict, ProtocolError, Refused, TriarchError, UsageError
 from triarch.worker.capture import Capture
 from triarch.worker.config import WorkerConfig
 from triarch.worker.connection import RequestCancelled, WorkerConnection, is_final
 from triarch.worker.execute import Runner
 from triarch.worker.leases import Leases
+from triarch.worker.load import own_tasks
 from triarch.worker.pools.base import Pool
 from triarch.worker.pools.loop import LoopPool
 from triarch.worker.pools.processes import ProcessPool
+from triarch.worker.pools.shared_state import SharedState
 from triarch.worker.pools.threads import ThreadPool
 from triarch.worker.session import Session, SessionEnd
 from triarch.worker.shutdown import Shutdown
@@ -40,7 +42,8 @@ class WorkerError(TriarchError):
 class Worker:
     """Worker for the tasks of an app. `run` works until `stop`. `start` does so in a thread of its own.
 
-    The pool `process` imports the app in every process, by `reference` (`module:app`).
+    The pool `process` imports the app in every process, by `reference` (`module:app`). `owns_process` says that this process is the
+    worker's alone, so that the worker may reap orphans of its tasks. `soft_files` is the limit of open files for pool processes.
     """
 
     def __init__(
@@ -53,9 +56,14 @@ class Worker:
         log_level: int | None = None,
         log_format: str = "%(message)s",
         on_running: Callable[[str], None] = lambda id: None,
+        owns_process: bool = False,
+        soft_files: int | None = None,
     ) -> None:
         self.app = app
         self.config = config or WorkerConfig()
+        self._owns_process = owns_process
+        self._soft_files = soft_files
+        self._shared = SharedState() if owns_process and self.config.pool != "process" else None
         if self.config.pool == "process" and reference is None:
             raise UsageError("the pool `process` imports the app in each process; pass reference='module:app'")
         # Not the app's: a leader that its clients find says nothing about the requests of the worker.
@@ -156,6 +164,7 @@ class Worker:
             config.concurrency,
             config.pool,
         )
+        self._warn_without_tasks()
         pool.start()
         try:
             self._registered.set()
@@ -164,12 +173,21 @@ class Worker:
         finally:
             pool.close()
 
+    def _warn_without_tasks(self) -> None:
+        if own_tasks(self.app):
+            return
+        log.warning(
+            "the app has registered no tasks, so this worker takes %s. Tasks register when their module is imported: name it with"
+            " --import MODULE, import it in the module of the app, or call app.autodiscover_tasks",
+            "only functions that clients send (kind triarch.call)" if CALL in self._runner.kinds else "no task of yours",
+        )
+
     def _pool(self, leases: Leases) -> Pool:
         config = self.config
         if config.pool == "thread":
-            return ThreadPool(leases, config.concurrency, self._runner)
+            return ThreadPool(leases, config.concurrency, self._runner, shared=self._shared)
         if config.pool == "async":
-            return LoopPool(leases, config.concurrency, self._runner, stop_grace_s=config.stop_grace_s)
+            return LoopPool(leases, config.concurrency, self._runner, stop_grace_s=config.stop_grace_s, shared=self._shared)
         return ProcessPool(
             leases,
             config.concurrency,
@@ -180,6 +198,9 @@ class Worker:
             log_level=self._log_level,
             log_format=self._log_format,
             capture=config.capture,
+            imports=config.imports,
+            soft_files=self._soft_files,
+            owns_process=self._owns_process,
             on_broken=self._on_broken_pool,
         )
 
@@ -214,7 +235,9 @@ class Worker:
         try:
             while not self._shutdown.is_asked:
                 try:
-                    return connection.call("POST", "/v1/workers", body, deadline_s=REGISTER_DEADLINE_S, request_id=request_id)
+                    return _registered(
+                        connection.call("POST", "/v1/workers", body, deadline_s=REGISTER_DEADLINE_S, request_id=request_id)
+                    )
                 except RequestCancelled:
                     continue
                 except Conflict as error:
@@ -242,15 +265,23 @@ class Worker:
             self._transport.close()
 
 
+def _registered(answer: dict[str, Any]) -> dict[str, Any]:
+    """Refuses an answer that is none to a registration."""
+    numbers = (answer.get("heartbeat_ms"), answer.get("lease_ms"))
+    if not isinstance(answer.get("id"), str) or not all(isinstance(one, (int, float)) for one in numbers):
+        raise ProtocolError(f"this is not the answer to a registration: {str(answer)[:200]}; is this a Triarch master?")
+    return answer
+
+
 def captures() -> Capture:
     """Returns the capture of what tasks in this process write."""
     return Capture(_captured)
 
 
-def _captured(stream: str, text: str) -> bool:
+def _captured(stream: str, text: str) -> str | None:
     """Buffers text of the attempt in this process, if there is one."""
     context = contexts.current_or_none()
     if context is None or not text:
-        return False
+        return None
     context._write(stream, text)
-    return True
+    return context.id

@@ -5,6 +5,9 @@ carries no meaning: that is in a frame on the socket (`stop`), or follows from t
 is being sent, because the worker could not read the frames after half a one.
 
 The process ends when the worker closes its socket, and by the kernel when the worker dies.
+
+A child that a task forks has a copy of all this. It gives up its copy of the socket, because frames of two processes would be mixed
+up, captures nothing, and ends instead of returning from the task.
 """
 
 from __future__ import annotations
@@ -26,12 +29,16 @@ from triarch import context as contexts
 from triarch.context import TaskContext, TaskStopped
 from triarch.errors import SoftTimeout
 from triarch.worker.attempt import AttemptOutcome
-from triarch.worker.capture import Capture
+from triarch.worker.capture import Capture, finish_lines
 from triarch.worker.execute import PreparedCall, Runner
 from triarch.worker.load import load_app
 from triarch.worker.pools.framing import FrameDecoder, frame
+from triarch.worker.pools.own_loop import run_on, task_on
 from triarch.worker.pools.parent_death import die_with_parent
-from triarch.worker.signals import ignore_harmless_signals
+from triarch.worker.pools.process_state import ProcessState
+from triarch.worker.process.descriptors import moved_up, set_soft_limit
+from triarch.worker.process.forked import end_forked
+from triarch.worker.process.signals import DefaultsAfterFork, do_nothing, ignore_harmless_signals, reset_ignored_signals
 
 INTERRUPT = signal.SIGUSR1
 #: Minimum interval between two progress frames.
@@ -41,8 +48,18 @@ PROGRESS_INTERVAL_S = 0.02
 class Child:
     """See the module."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, handlers: DefaultsAfterFork) -> None:
         self._sock = sock
+        self._handlers = handlers
+        self._capture: Capture
+        self._task: str | None = None
+        self._is_forked = False
+        self._state: ProcessState
+        self._is_tidy = True
+        self._spoiled: str | None = None
+        #: Threads that tasks have left behind. Their output belongs to no task.
+        self._left_behind: set[int] = set()
+        os.register_at_fork(after_in_child=self._after_fork)
         self._frames = FrameDecoder()
         self._inbox: list[tuple[Any, ...]] = []
         self._send_lock = threading.Lock()
@@ -66,23 +83,31 @@ class Child:
 
     def serve(self) -> None:
         """Runs tasks until the worker closes its socket."""
-        signal.signal(INTERRUPT, self._on_signal)
-        signal.signal(signal.SIGALRM, self._on_signal)
+        self._handlers.install(INTERRUPT, self._on_signal)
+        self._handlers.install(signal.SIGALRM, self._on_signal)
         first = self._receive()
         if first is None:
             return
         _, settings = first
-        if settings["capture"]:
-            Capture(self._captured).install()
+        if settings["soft_files"] is not None:
+            # The worker needs many descriptors, and has raised its limit. Programs of tasks may not expect that.
+            set_soft_limit(settings["soft_files"])
+        self._capture = Capture(self._captured if settings["capture"] else None)
+        self._capture.install(private=True)
         if settings["log_level"] is not None:
             logging.basicConfig(level=settings["log_level"], format=settings["log_format"], stream=sys.stderr)
-        runner = Runner(load_app(settings["app"]), settings["accept"])
+        runner = Runner(load_app(settings["app"], settings["imports"]), settings["accept"])
+        self._handlers.adopt()
+        self._state = ProcessState(self._handlers)
         self._send("ready")
         while True:
             message = self._receive()
             if message is None:
                 return
-            if message[0] == "run":
+            if message[0] == "run" and self._spoiled is not None:
+                # Another process runs the rest of the batch.
+                self._send("back", [message[7]])
+            elif message[0] == "run":
                 self._run(runner, message)
             elif message[0] == "back":
                 # The whole batch had begun by then.
@@ -97,7 +122,14 @@ class Child:
             self._inbox += self._frames.feed(data)
         return self._inbox.pop(0)
 
+    def _after_fork(self) -> None:
+        self._is_forked = True
+        self._token = self._task = None
+        self._sock.close()
+
     def _send(self, *message: Any) -> None:
+        if self._is_forked:
+            return
         data = frame(*message)
         is_main = threading.get_ident() == self._main
         if is_main:
@@ -122,20 +154,36 @@ class Child:
     def _run(self, runner: Runner, message: tuple[Any, ...]) -> None:
         _, task, job, kind, payload, inputs, attempt, token = message
         self._stop_reason, self._pending, self._soft_hit, self._unsent_progress = None, None, False, None
+        self._is_tidy, self._spoiled = False, None
+        self._task = task
         prepared = runner.prepare(kind, payload, inputs)
         if isinstance(prepared, AttemptOutcome):
             self._done(token, prepared)
             return
-        this = TaskContext(task, job, kind, attempt, token, inputs, self._report_progress, lambda: self._stop_reason)
+
+        def report_progress(share: float | None, note: str | None) -> None:
+            self._report_progress(token, share, note)
+
+        this = TaskContext(task, job, kind, attempt, token, inputs, report_progress, lambda: self._stop_reason)
         outcome: AttemptOutcome | None
         try:
             # Exceptions of signals are raised within these lines.
             entered = contexts.entered(this)
+            has_failed = True
             try:
                 value = self._call(prepared, token)
+                if self._is_forked:
+                    end_forked()
+                has_failed = False
+            except BaseException as error:
+                if self._is_forked:
+                    end_forked(error)
+                raise
             finally:
                 self._over()
                 contexts.left(entered)
+                # Before the outcome is encoded, which a limit that the task has set could prevent.
+                self._tidy_up(thorough=has_failed)
             outcome = runner.succeeded(prepared.function, value)
         except TaskStopped as error:
             # Raised by a signal or by `check()`. Raised by the task itself it is a failure.
@@ -159,13 +207,14 @@ class Child:
     def _call(self, call: PreparedCall, token: int) -> Any:
         soft = call.function.soft_timeout_s
         if call.function.is_async:
-            if self._loop is None:
+            if self._loop is None or self._loop.is_closed():
+                # The task before it may have closed the loop.
                 self._loop = asyncio.new_event_loop()
                 asyncio.set_event_loop(self._loop)
-            self._async_task = self._loop.create_task(call.function.call(*call.args, **call.kwargs))
+            self._async_task = task_on(self._loop, call.function.call(*call.args, **call.kwargs))
             self._begin(token, soft)
             try:
-                return self._loop.run_until_complete(self._async_task)
+                return run_on(self._loop, self._async_task)
             finally:
                 self._async_task = None
         self._begin(token, soft)
@@ -196,15 +245,34 @@ class Child:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _done(self, token: int, outcome: AttemptOutcome | None) -> None:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        self._tidy_up()
         if self._unsent_progress is not None:
             self._send("progress", token, *self._unsent_progress)
         if outcome is None:
-            self._send("done", token, None, b"", False)
+            self._send("done", token, None, b"", False, self._spoiled)
         else:
-            self._send("done", token, outcome.ok, outcome.body, outcome.retryable)
+            self._send("done", token, outcome.ok, outcome.body, outcome.retryable, self._spoiled)
+
+    def _tidy_up(self, *, thorough: bool = False) -> None:
+        """Restores what the task may have changed, for the next one. Very short tasks of a batch share this."""
+        if self._is_tidy:
+            return
+        task, self._task = self._task, None
+        try:
+            if thorough or self._state.is_due or not any(message[0] == "run" for message in self._inbox):
+                self._spoiled = self._state.restore()
+            self._capture.restore()
+            if task is not None:
+                finish_lines(task)
+            self._capture.flush()
+            if threading.active_count() > 1:
+                self._left_behind = {thread.ident or 0 for thread in threading.enumerate()} - {self._main}
+            elif self._left_behind:
+                self._left_behind = set()
+        except Exception as error:
+            # Whatever the task has replaced. Another process does not have it.
+            self._spoiled = f"its state ({type(error).__name__})"
+        self._is_tidy = True
 
     # --- signals ---
 
@@ -254,22 +322,29 @@ class Child:
                 data = self._sock.recv(1 << 16, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
+            except OSError:
+                # The task has closed the socket.
+                data = b""
             if not data:
                 os._exit(0)
             self._inbox += self._frames.feed(data)
 
     # --- output and progress ---
 
-    def _captured(self, stream: str, text: str) -> bool:
-        token = self._token
-        if token is None or not text:
-            return False
+    def _captured(self, stream: str, text: str) -> str | None:
+        token, task = self._token, self._task
+        if token is None or task is None:
+            return None
+        thread = threading.get_ident()
+        if thread != self._main:
+            context = contexts.current_or_none()
+            if context.token != token if context is not None else thread in self._left_behind:
+                return None
         self._send("out", token, stream, text)
-        return True
+        return task
 
-    def _report_progress(self, share: float | None, note: str | None) -> None:
-        token = self._token
-        if token is None:
+    def _report_progress(self, token: int, share: float | None, note: str | None) -> None:
+        if self._token != token:
             return
         now = time.monotonic()
         if now - self._progress_sent_at < PROGRESS_INTERVAL_S:
@@ -286,14 +361,17 @@ def _soft(call: PreparedCall) -> SoftTimeout:
 def main() -> None:
     """Entry point, with the file descriptor of the socket and the worker's process id as arguments."""
     die_with_parent(int(sys.argv[2]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    reset_ignored_signals()
     ignore_harmless_signals()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sock = socket.socket(fileno=int(sys.argv[1]))
+    handlers = DefaultsAfterFork()
+    # Not ignored: programs that tasks start would inherit that.
+    handlers.install(signal.SIGINT, do_nothing)
+    handlers.install(signal.SIGTERM, do_nothing)
+    sock = socket.socket(fileno=moved_up(int(sys.argv[1])))
     os.set_inheritable(sock.fileno(), False)
     code = 0
     try:
-        Child(sock).serve()
+        Child(sock, handlers).serve()
     except BaseException:
         traceback.print_exc()
         code = 1

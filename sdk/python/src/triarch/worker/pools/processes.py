@@ -23,13 +23,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from triarch.worker.attempt import Attempt, AttemptOutcome, StopReason, failure
 from triarch.worker.leases import Leases
-from triarch.worker.pools.framing import FrameDecoder, frame
+from triarch.worker.pools.framing import CHILD_FRAME_BYTES_MAX, FrameDecoder, frame
+from triarch.worker.pools.orphans import REAP_INTERVAL_S, OrphanReaper
 
 log = logging.getLogger("triarch.worker")
 
@@ -38,6 +39,12 @@ _INTERRUPT = signal.SIGUSR1
 _SEND_TIMEOUT_S = 10.0
 #: Timeout of importing the app.
 _START_TIMEOUT_S = 120.0
+#: Interval of looking for ended processes on systems that do not announce them.
+_POLL_INTERVAL_S = 0.2
+#: Time for which tasks wait for a process that cannot be started, before they are handed back.
+_RETURN_AFTER_S = 2.0
+#: Reads after the end of a process, each of up to 256 KiB. Its socket holds less.
+_REST_READS_MAX = 16
 #: Pauses before a process that failed to start is replaced.
 _RESTART_PAUSE_MIN_S = 0.1
 _RESTART_PAUSE_MAX_S = 5.0
@@ -63,14 +70,20 @@ class _Process:
     popen: subprocess.Popen[bytes]
     sock: socket.socket
     started_at: float
-    frames: FrameDecoder = field(default_factory=FrameDecoder)
+    frames: FrameDecoder = field(default_factory=lambda: FrameDecoder(CHILD_FRAME_BYTES_MAX))
     ready: bool = False
     #: Assigned attempts that have not ended. The first of them runs.
     attempts: deque[Attempt] = field(default_factory=deque)
     reclaimed_from: Attempt | None = None
     ran: int = 0
+    #: Bytes received.
+    received: int = 0
     kill_at: float | None = None
     retired: bool = False
+    #: Readable when the process has ended, even if another process still has its end of the socket. Not on every system.
+    pidfd: int | None = None
+    #: Why the supervisor has killed it, in the words of the error.
+    killed_because: str | None = None
 
     @property
     def attempt(self) -> Attempt | None:
@@ -98,6 +111,9 @@ class ProcessPool:
         log_level: int | None = None,
         log_format: str = "%(message)s",
         capture: bool = True,
+        imports: Sequence[str] = (),
+        soft_files: int | None = None,
+        owns_process: bool = False,
         on_ready: Callable[[], None] = lambda: None,
         on_broken: Callable[[str], None] = lambda why: None,
     ) -> None:
@@ -109,6 +125,8 @@ class ProcessPool:
             "log_level": log_level,
             "log_format": log_format,
             "capture": capture,
+            "imports": list(imports),
+            "soft_files": soft_files,
         }
         # The process imports modules from the same directories as the worker.
         self._path = [os.getcwd() if entry == "" else str(entry) for entry in sys.path]
@@ -125,6 +143,9 @@ class ProcessPool:
         self._restart_pause_s = 0.0
         self._restart_at = 0.0
         self._failures = 0
+        self._short_since: float | None = None
+        # Elsewhere the other children belong to the program that the worker is a part of.
+        self._orphans = OrphanReaper(lambda: {one.popen.pid for one in self._processes}) if owns_process else None
         self._thread = threading.Thread(target=self._supervise, name="triarch-pool", daemon=True)
 
     # --- from any thread ---
@@ -170,11 +191,18 @@ class ProcessPool:
                     for key, _ in self._selector.select(self._select_timeout_s()):
                         if key.data is None:
                             self._drain_wakeups()
+                        elif key.data not in self._processes:
+                            # Its end was handled earlier in this round.
+                            continue
+                        elif key.fd == key.data.pidfd:
+                            self._read_rest(key.data)
                         else:
                             self._read(key.data)
                     while self._stops:
                         self._request_stop(self._stops.popleft())
                     self._enforce_deadlines()
+                    if self._orphans is not None:
+                        self._orphans.reap()
                 except Exception:
                     # The supervisor must continue after any error. Otherwise the worker would run no more tasks.
                     log.exception("the supervisor of the process pool failed unexpectedly, and continues")
@@ -183,6 +211,8 @@ class ProcessPool:
             for process in list(self._processes):
                 self._kill(process)
                 self._reap(process)
+            if self._orphans is not None:
+                self._orphans.close()
             self._selector.close()
             self._wake_sender.close()
             self._wake_receiver.close()
@@ -198,13 +228,34 @@ class ProcessPool:
         missing = self._concurrency - sum(not one.retired for one in self._processes)
         if missing <= 0 or time.monotonic() < self._restart_at:
             return
-        for _ in range(missing):
+        for started in range(missing):
             try:
                 self._start_one()
-            except OSError as error:
-                log.error("a pool process cannot be started: %s", error)
+            except (OSError, MemoryError) as error:
                 self._start_later()
+                self._fall_short(missing - started, error)
                 return
+        if self._short_since is not None:
+            self._short_since = None
+            log.info("all %d pool processes run again", self._concurrency)
+            self._leases.limit_slots(self._concurrency)
+
+    def _fall_short(self, missing: int, error: BaseException) -> None:
+        """Offers fewer slots while processes cannot be started for want of means, and hands back the tasks that wait for them."""
+        now = time.monotonic()
+        usable = self._concurrency - missing
+        if self._short_since is None:
+            self._short_since = now
+            log.error(
+                "only %d of %d pool processes can run, because another one cannot be started: %s; the worker takes fewer tasks, and"
+                " tries again. Use a lower --concurrency, or raise the limit (ulimit -n, ulimit -u, memory)",
+                usable,
+                self._concurrency,
+                error,
+            )
+        self._leases.limit_slots(usable)
+        if now - self._short_since >= _RETURN_AFTER_S:
+            self._leases.return_waiting(usable)
 
     def _start_later(self) -> None:
         self._restart_pause_s = min(max(self._restart_pause_s * 2, _RESTART_PAUSE_MIN_S), _RESTART_PAUSE_MAX_S)
@@ -212,6 +263,7 @@ class ProcessPool:
 
     def _start_one(self) -> None:
         ours, theirs = socket.socketpair()
+        pidfd: int | None = None
         try:
             # As an argument instead of PYTHONPATH, which programs started by tasks would inherit.
             words = [str(theirs.fileno()), str(os.getpid()), json.dumps(self._path)]
@@ -226,10 +278,14 @@ class ProcessPool:
             raise
         finally:
             theirs.close()
+        with contextlib.suppress(OSError, AttributeError):
+            pidfd = os.pidfd_open(popen.pid)
         ours.settimeout(_SEND_TIMEOUT_S)
-        process = _Process(popen, ours, time.monotonic())
+        process = _Process(popen, ours, time.monotonic(), pidfd=pidfd)
         self._processes.append(process)
         self._selector.register(ours, selectors.EVENT_READ, process)
+        if pidfd is not None:
+            self._selector.register(pidfd, selectors.EVENT_READ, process)
         self._send(process, frame("settings", self._settings))
 
     def _send(self, process: _Process, data: bytes | bytearray) -> bool:
@@ -238,6 +294,7 @@ class ProcessPool:
         except OSError as error:
             # Killed, so that the supervisor sees its end.
             log.debug("pool process %d takes no frames and is killed: %s", process.popen.pid, error)
+            process.killed_because = "took no messages of the worker, and was killed for it"
             self._kill(process)
             return False
         return True
@@ -288,15 +345,30 @@ class ProcessPool:
         if not data:
             self._died(process)
             return
+        process.received += len(data)
         try:
             messages = process.frames.feed(data)
         except (ValueError, EOFError, TypeError):
             # A task has written to a file descriptor that is not its own.
             log.error("pool process %d sent a malformed frame and is killed", process.popen.pid)
+            process.killed_because = "wrote to its connection to the worker, and was killed for it"
             self._kill(process)
             return
         for message in messages:
             self._handle_message(process, message)
+
+    def _read_rest(self, process: _Process) -> None:
+        """Reads what a process has sent before its end. Children of it may have the socket open, and write into it for ever."""
+        # Python waits for data otherwise, up to the timeout of the socket.
+        process.sock.settimeout(0)
+        for _ in range(_REST_READS_MAX):
+            before = process.received
+            self._read(process)
+            if process not in self._processes:
+                return
+            if process.received == before:
+                break
+        self._died(process)
 
     def _handle_message(self, process: _Process, message: tuple[Any, ...]) -> None:
         kind = message[0]
@@ -316,11 +388,16 @@ class ProcessPool:
         if attempt is None:
             return
         if kind == "done":
-            _, _, ok, body, retryable = message
+            _, _, ok, body, retryable, spoiled = message
             process.attempts.remove(attempt)
             process.kill_at = None
             process.ran += 1
-            if process.attempts:
+            if spoiled is not None:
+                text = "pool process %d is replaced, because task %s has changed %s for good"
+                log.warning(text, process.popen.pid, attempt.task, spoiled)
+                # It returns the rest of its batch.
+                self._retire(process)
+            elif process.attempts:
                 # The process has begun the next one.
                 self._leases.begins(process.attempts[0])
                 self._request_stop(process.attempts[0])
@@ -371,8 +448,10 @@ class ProcessPool:
             # These had not begun.
             self._leases.put_back(process.attempts.pop())
         how, more = _describe_exit(process.popen.returncode)
-        if only_closed:
-            how = "closed its connection to the worker, and was killed for it"
+        if process.killed_because is not None:
+            how, more = process.killed_because, {}
+        elif only_closed:
+            how, more = "closed its connection to the worker, and was killed for it", {}
         if attempt is not None:
             if attempt.stop_reason is None:
                 log.warning("pool process %d %s while it ran task %s", process.popen.pid, how, attempt.task)
@@ -392,6 +471,11 @@ class ProcessPool:
     def _reap(self, process: _Process) -> None:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(process.sock)
+        if process.pidfd is not None:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(process.pidfd)
+            os.close(process.pidfd)
+            process.pidfd = None
         process.sock.close()
         process.popen.wait()
         if process in self._processes:
@@ -442,11 +526,19 @@ class ProcessPool:
 
     def _select_timeout_s(self) -> float:
         now = time.monotonic()
-        return max(0.0, min((deadline - now for deadline in self._deadlines()), default=5.0))
+        idle_s = 5.0
+        if self._orphans is not None:
+            idle_s = REAP_INTERVAL_S
+        if any(one.pidfd is None for one in self._processes):
+            idle_s = _POLL_INTERVAL_S
+        return max(0.0, min([idle_s, *(deadline - now for deadline in self._deadlines())]))
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
         for process in list(self._processes):
+            if process.pidfd is None and _has_ended(process.popen.pid):
+                self._read_rest(process)
+                continue
             attempt = process.attempt
             if attempt is not None:
                 deadline = attempt.deadline if attempt.stop_reason is None else None
@@ -481,6 +573,9 @@ def _describe_exit(returncode: int | None) -> tuple[str, dict[str, Any]]:
     try:
         name = signal.Signals(-returncode).name
     except ValueError:
-        name = f"signal {-returncode}"
+        # Python names the first and the last real-time signal only.
+        first = getattr(signal, "SIGRTMIN", None)
+        offset = -returncode - int(first) if first is not None else 0
+        name = f"SIGRTMIN+{offset}" if offset > 0 else f"signal {-returncode}"
     hint = " (out of memory, perhaps)" if -returncode == signal.SIGKILL else ""
     return f"was killed by {name}{hint}", {"signal": name}

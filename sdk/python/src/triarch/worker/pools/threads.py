@@ -8,14 +8,19 @@ A thread cannot be stopped from outside. Time limits and cancellation therefore 
   there are slots are replaced. Each further abandoned thread occupies its slot until it ends.
 * A cancelled attempt goes on until it checks `current().stop_reason` or `current().check()`. Its result is not reported.
 * A coroutine is cancelled, and ends at its limits, where it awaits, as `asyncio` does.
+
+A thread goes on with the next task whatever the task before it has raised. A child that a task forks has a copy of its thread, and
+ends instead of returning from the task: it would take the worker's tasks too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import ctypes
 import logging
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -24,9 +29,13 @@ from typing import Any
 from triarch import context as contexts
 from triarch.context import TaskContext, TaskStopped
 from triarch.errors import SoftTimeout
-from triarch.worker.attempt import Attempt, AttemptOutcome, StopReason
+from triarch.worker.attempt import Attempt, AttemptOutcome, StopReason, failure
+from triarch.worker.capture import finish_lines
 from triarch.worker.execute import PreparedCall, Runner
 from triarch.worker.leases import Leases
+from triarch.worker.pools.own_loop import run_on, task_on
+from triarch.worker.pools.shared_state import SharedState
+from triarch.worker.process.forked import end_forked
 
 log = logging.getLogger("triarch.worker")
 
@@ -48,8 +57,9 @@ class _Slot:
 class ThreadPool:
     """See the module."""
 
-    def __init__(self, leases: Leases, concurrency: int, runner: Runner) -> None:
+    def __init__(self, leases: Leases, concurrency: int, runner: Runner, *, shared: SharedState | None = None) -> None:
         self._leases = leases
+        self._shared = shared
         self._concurrency = concurrency
         self._runner = runner
         self._lock = threading.Lock()
@@ -64,8 +74,22 @@ class ThreadPool:
     def start(self) -> None:
         """Starts the threads."""
         with self._lock:
-            for _ in range(self._concurrency):
-                self._start_one()
+            for started in range(self._concurrency):
+                try:
+                    self._start_one()
+                except (RuntimeError, MemoryError) as error:
+                    if started == 0:
+                        raise
+                    log.error(
+                        "only %d of %d threads can run, because another one cannot be started: %s; the worker takes fewer tasks."
+                        " Use a lower --concurrency, or raise the limit (ulimit -u, memory)",
+                        started,
+                        self._concurrency,
+                        error,
+                    )
+                    self._concurrency = started
+                    self._leases.limit_slots(started)
+                    break
         threading.Thread(target=self._enforce_deadlines, name="triarch-deadlines", daemon=True).start()
 
     def wake(self) -> None:
@@ -89,10 +113,10 @@ class ThreadPool:
 
     def _start_one(self) -> None:
         slot = _Slot()
-        self._started += 1
-        slot.thread = threading.Thread(target=self._serve, args=(slot,), name=f"triarch-{self._started}", daemon=True)
-        self._slots.append(slot)
+        slot.thread = threading.Thread(target=self._serve, args=(slot,), name=f"triarch-{self._started + 1}", daemon=True)
         slot.thread.start()
+        self._started += 1
+        self._slots.append(slot)
 
     # --- a slot's thread ---
 
@@ -103,19 +127,27 @@ class ThreadPool:
                 attempt = self._next(slot)
                 if attempt is None:
                     return
-                prepared = self._runner.prepare(attempt.kind, attempt.payload, attempt.inputs)
-                outcome: AttemptOutcome | None
-                if isinstance(prepared, AttemptOutcome):
-                    outcome = prepared
-                else:
-                    if prepared.function.is_async and slot.loop is None:
-                        slot.loop = asyncio.new_event_loop()
-                    outcome = self._run(slot, attempt, prepared)
+                try:
+                    outcome = self._outcome(slot, attempt)
+                except BaseException as error:
+                    # Whatever it is, the slot must not be lost for it.
+                    log.exception("task %s failed unexpectedly", attempt.task)
+                    message = f"the worker could not run the attempt: {type(error).__name__}: {error}"
+                    outcome = failure("worker_error", message)
                 if not self._over(slot, attempt, outcome):
                     return
         finally:
-            if slot.loop is not None:
-                slot.loop.close()
+            _close(slot)
+
+    def _outcome(self, slot: _Slot, attempt: Attempt) -> AttemptOutcome | None:
+        prepared = self._runner.prepare(attempt.kind, attempt.payload, attempt.inputs)
+        if isinstance(prepared, AttemptOutcome):
+            return prepared
+        if prepared.function.is_async and (slot.loop is None or slot.loop.is_closed() or slot.loop.is_running()):
+            # The task before it may have closed the loop.
+            _close(slot)
+            slot.loop = asyncio.new_event_loop()
+        return self._run(slot, attempt, prepared)
 
     def _next(self, slot: _Slot) -> Attempt | None:
         with self._lock:
@@ -133,16 +165,17 @@ class ThreadPool:
         def make() -> Any:
             contexts.entered(context_of(attempt, self._leases))
             if slot.loop is not None and call.function.is_async:
-                coroutine = slot.loop.create_task(call.function.call(*call.args, **call.kwargs))
+                coroutine = task_on(slot.loop, call.function.call(*call.args, **call.kwargs))
                 with self._lock:
                     slot.coroutine = coroutine
                 if attempt.stop_reason is not None:
                     coroutine.cancel()
-                return slot.loop.run_until_complete(coroutine)
+                return run_on(slot.loop, coroutine)
             return call.function.call(*call.args, **call.kwargs)
 
         soft_s = call.function.soft_timeout_s
         slot.soft_hit = False
+        worker = os.getpid()
         try:
             try:
                 if soft_s is not None:
@@ -150,7 +183,15 @@ class ThreadPool:
                         slot.soft_at = time.monotonic() + soft_s
                         self._clock.notify_all()
                 value = contextvars.copy_context().run(make)
+                if os.getpid() != worker:
+                    end_forked()
+            except BaseException as error:
+                if os.getpid() != worker:
+                    end_forked(error)
+                raise
             finally:
+                if self._shared is not None:
+                    self._shared.restore()
                 # From here on nothing is raised into this thread. A pending exception is raised below.
                 self._disarm(slot)
             return self._runner.succeeded(call.function, value)
@@ -171,6 +212,7 @@ class ThreadPool:
 
     def _over(self, slot: _Slot, attempt: Attempt, outcome: AttemptOutcome | None) -> bool:
         """Ends an attempt. Returns whether the thread continues."""
+        finish_lines(attempt.task)
         with self._lock:
             slot.attempt = None
             if slot.abandoned:
@@ -179,8 +221,12 @@ class ThreadPool:
                     self._slots.remove(slot)
                     if len(self._slots) < self._concurrency and not self._closed:
                         # It occupied a slot until now.
-                        self._leases.slot_found()
-                        self._start_one()
+                        try:
+                            self._start_one()
+                        except (RuntimeError, MemoryError) as error:
+                            log.error("the worker has one slot less, because no thread can be started: %s", error)
+                        else:
+                            self._leases.slot_found()
                 return False
         self._leases.end(attempt, outcome)
         return True
@@ -188,6 +234,15 @@ class ThreadPool:
     # --- the thread of the deadlines ---
 
     def _enforce_deadlines(self) -> None:
+        while True:
+            try:
+                return self._watch_deadlines()
+            except Exception:
+                # Limits must be enforced after any error.
+                log.exception("the thread that enforces time limits failed unexpectedly, and continues")
+                time.sleep(0.5)
+
+    def _watch_deadlines(self) -> None:
         while True:
             timed_out: list[Attempt] = []
             with self._lock:
@@ -231,12 +286,24 @@ class ThreadPool:
         _cancel(slot)
         slot.abandoned = True
         self._abandoned += 1
+        why = "too many threads are abandoned"
         if self._abandoned <= self._concurrency:
-            self._slots.remove(slot)
-            self._start_one()
-        else:
-            log.error("too many threads are abandoned, so the worker has one slot less until one of them ends")
-            self._leases.slot_lost()
+            try:
+                self._start_one()
+            except (RuntimeError, MemoryError) as error:
+                why = f"no thread can be started ({error})"
+            else:
+                self._slots.remove(slot)
+                return
+        log.error("%s, so the worker has one slot less until one of them ends", why)
+        self._leases.slot_lost()
+
+
+def _close(slot: _Slot) -> None:
+    if slot.loop is not None:
+        with contextlib.suppress(Exception):
+            slot.loop.close()
+        slot.loop = None
 
 
 def _cancel(slot: _Slot) -> bool:
