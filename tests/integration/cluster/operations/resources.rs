@@ -78,8 +78,18 @@ async fn silent_and_idle_connections_cost_no_client_its_place_and_no_master_its_
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
-    api.submit(&fake_worker::job(json!("among idle ones")))
-        .await;
+    // A connection counts as idle after a second; until then the answer is to come back later.
+    until(
+        WAIT_TIMEOUT,
+        "a job is accepted among idle ones",
+        async || {
+            let job = fake_worker::job(json!("among idle ones"));
+            let reply = api.post("/v1/jobs", &job).await;
+            assert!([201, 503].contains(&reply.status), "{reply:?}");
+            reply.status == 201
+        },
+    )
+    .await;
     api.post("/v1/cluster/snapshot", &json!({}))
         .await
         .expect(200);
