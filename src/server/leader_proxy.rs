@@ -17,7 +17,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
@@ -100,12 +100,20 @@ pub async fn worker(State(app): State<App>, request: Request, next: Next) -> Res
     if app.node.leads_now()
         && matches!(&*app.node.leadership().borrow(), Leadership::Leading { .. })
     {
-        let response = next.run(request.to_request()).await;
-        if response.extensions().get::<Retryable>().is_none() {
-            return response;
-        }
+        let BufferedRequest {
+            parts,
+            body,
+            _reservation: reservation,
+        } = request;
+        let uri = parts.uri.clone();
+        let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+        drop(reservation);
+        return match response.extensions().get::<Retryable>() {
+            None => response,
+            Some(_) => redirect(&app, &uri),
+        };
     }
-    redirect(&app, &request.parts)
+    redirect(&app, &request.parts.uri)
 }
 
 /// Middleware of routes that take no body: discards it.
@@ -256,7 +264,7 @@ async fn forward_or_handle(
                 ));
             }
             Leadership::Following { .. } | Leadership::Unknown { .. } if never_forward => {
-                return redirect(app, &request.parts);
+                return redirect(app, &request.parts.uri);
             }
             Leadership::Following { addr, leader, .. } => {
                 let forwarding = forward(app, &addr, &request, deadline);
@@ -466,11 +474,11 @@ pub async fn leader_index(app: &App, addr: &str, deadline: Instant) -> Option<u6
         .flatten()
 }
 
-fn redirect(app: &App, parts: &Parts) -> Response {
+fn redirect(app: &App, uri: &Uri) -> Response {
     let leadership = app.node.leadership().borrow().clone();
     match leadership {
         Leadership::Following { leader, addr, .. } => {
-            let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+            let path = uri.path_and_query().map_or("/", |path| path.as_str());
             let detail = format!(
                 "node {leader} leads; send the request to the address in the Location header"
             );

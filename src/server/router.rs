@@ -1,20 +1,19 @@
 //! Router of the client interface: every route behind its middleware, and the OpenAPI document gathered from the routes.
 
-use std::sync::Arc;
-
 use anyhow::Context;
 use axum::extract::DefaultBodyLimit;
 use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::{Method, Uri};
-use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::{Extension, Router};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::app::App;
 use super::http::client_address::ClientAddress;
-use super::http::{body, browser_guard, request_checks, request_metrics};
+use super::http::request_metrics::RequestRecording;
+use super::http::{body, browser_guard, request_checks};
 use super::leader_proxy;
 use super::protocol::problem::{self, Code, Problem};
 use super::routes::{
@@ -51,11 +50,19 @@ fn worker_routes() -> OpenApiRouter<App> {
 
 /// Local routes, which every node answers itself.
 fn local_routes() -> OpenApiRouter<App> {
-    openapi::routes()
-        .merge(events::routes())
+    events::routes()
         .merge(backup::local_routes())
         .merge(health::routes())
         .merge(metrics::routes())
+}
+
+/// All routes, without middleware.
+fn all_routes() -> OpenApiRouter<App> {
+    openapi::routes()
+        .merge(local_routes())
+        .merge(client_routes())
+        .merge(once_routes())
+        .merge(worker_routes())
 }
 
 async fn not_found(uri: Uri) -> Problem {
@@ -75,9 +82,12 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
 /// Routes that only read, although their method is `POST`.
 const READ_POSTS: [&str; 1] = ["/v1/tasks/wait"];
 
-/// Middleware of every route for clients and workers, the fallbacks included: the browser guard, the checks of requests, and
-/// the budget for answers.
-async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
+/// Middleware of every route for clients and workers, the fallbacks included: the request metrics, the browser guard, the
+/// checks of requests, problem details for errors of the HTTP framework, and the budget for answers.
+///
+/// This is one layer, because every layer costs every request several allocations.
+async fn every_request(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let recording = RequestRecording::start(&app.request_metrics, &request);
     let members = || {
         let nodes = app.node.status().nodes;
         nodes.into_iter().map(|node| node.addr).collect()
@@ -93,7 +103,11 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
     let client = ClientAddress::of_request(request.extensions(), request.headers());
     let is_read = request.method() == Method::GET || READ_POSTS.contains(&request.uri().path());
     let response = match checked {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            // The leader proxy bounds every body, with its own bound and error.
+            DefaultBodyLimit::disable().apply(&mut request);
+            problem::convert_framework_errors(next.run(request).await).await
+        }
         Err(problem) => {
             let (parts, body) = request.into_parts();
             // A client that is still sending reads no response before it is done.
@@ -104,19 +118,8 @@ async fn guard(State(app): State<App>, request: Request, next: Next) -> Response
     };
     let mut response = app.answer_budget.count(response, client, is_read).await;
     browser_guard::harden(response.headers_mut());
+    recording.finish(&response);
     response
-}
-
-/// Applies the browser guard to the routes between nodes.
-pub fn guard_peers(routes: Router) -> Router {
-    routes.layer(from_fn(async |request: Request, next: Next| {
-        let mut response = match browser_guard::check_peer(request.headers()) {
-            Ok(()) => next.run(request).await,
-            Err(problem) => problem.into_response(),
-        };
-        browser_guard::harden(response.headers_mut());
-        response
-    }))
 }
 
 /// Builds the router.
@@ -132,26 +135,20 @@ pub fn build(app: App) -> anyhow::Result<Router> {
     let worker_routes =
         worker_routes().route_layer(from_fn_with_state(app.clone(), leader_proxy::worker));
     let without_body = from_fn_with_state(app.clone(), leader_proxy::without_body);
-    let (routes, description) = local_routes()
+    let document = openapi::serialize(&openapi::complete(all_routes().into_openapi()))
+        .context("cannot generate the OpenAPI document")?;
+    let (routes, _) = openapi::routes()
+        .layer(Extension(document))
+        .merge(local_routes())
         .route_layer(without_body.clone())
         .merge(client_routes)
         .merge(once_routes)
         .merge(worker_routes)
         .split_for_parts();
-    let document = openapi::serialize(&openapi::complete(description))
-        .context("cannot generate the OpenAPI document")?;
     Ok(routes
-        .layer(Extension(document))
         .fallback(not_found.layer(without_body.clone()))
         .method_not_allowed_fallback(method_not_allowed.layer(without_body))
-        // The leader proxy has already bounded every body, with its own bound and error.
-        .layer(DefaultBodyLimit::disable())
-        .layer(map_response(problem::convert_framework_errors))
-        .layer(from_fn_with_state(app.clone(), guard))
-        .layer(from_fn_with_state(
-            Arc::clone(&app.request_metrics),
-            request_metrics::record,
-        ))
+        .layer(from_fn_with_state(app.clone(), every_request))
         .with_state(app))
 }
 

@@ -248,7 +248,7 @@ fn build_app(
     let client_max = options.limits.client_connections_max;
     // One address alone cannot take all connections.
     let client_max = client_max.unwrap_or(bounds.clients.div_ceil(4) * 3);
-    let connections = ConnectionRegistry::new(bounds.clients, client_max);
+    let connections = ConnectionRegistry::new(bounds.clients, client_max, shutdown.clone());
     let Replica { node, table, clock } = replica;
     let lease_timing = LeaseTiming {
         heartbeat_ms: (options.lease_ms / 5).max(10),
@@ -307,7 +307,7 @@ fn serve_connections(
     let shutdown = app.shutdown.clone();
     consensus.spawn(listener::accept(
         listener,
-        router::guard_peers(app.node.routes()),
+        app.node.routes(),
         hand_off,
         bounds,
         registry.clone(),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -187,7 +187,7 @@ impl<S: StateMachine> PeerAdmission<S> {
             .await?;
         let from = envelope.from;
         let mut request = Request::from_parts(parts, Body::from(body));
-        request.extensions_mut().insert(envelope);
+        accept(&mut request, envelope);
         Ok((request, from, place))
     }
 
@@ -217,7 +217,7 @@ impl<S: StateMachine> PeerAdmission<S> {
             .then(|| self.used_ids.removed_at(envelope.from))
             .flatten();
         let mut request = Request::from_parts(parts, Body::from(body));
-        request.extensions_mut().insert(envelope);
+        accept(&mut request, envelope);
         Ok((request, removed_at))
     }
 
@@ -316,6 +316,12 @@ impl<S: StateMachine> PeerAdmission<S> {
         });
         let _ = asked.await;
     }
+}
+
+/// Hands the envelope to the handler. The body has been received within its bound, so the default one is lifted.
+fn accept(request: &mut Request, envelope: Envelope) {
+    DefaultBodyLimit::disable().apply(request);
+    request.extensions_mut().insert(envelope);
 }
 
 fn too_large(bytes_max: usize) -> Refusal {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
@@ -111,11 +111,7 @@ pub(crate) fn routes<S: StateMachine>(
             admission(),
             peer_admission::of_anyone::<S>,
         ));
-    members
-        .merge(anyone)
-        // Admission has bounded every body.
-        .layer(DefaultBodyLimit::disable())
-        .with_state(service)
+    members.merge(anyone).with_state(service)
 }
 
 impl From<DecodeError> for Refusal {

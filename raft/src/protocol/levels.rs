@@ -111,7 +111,8 @@ impl Levels {
     /// Returns why a message with these headers is refused, if its sender understands less than the cluster's level.
     pub(crate) fn refusal_of_sender(&self, headers: &HeaderMap) -> Option<String> {
         let level = self.in_effect();
-        if level == Level::ONE {
+        // The sender is mostly of this node's own version, and then nothing needs to be parsed.
+        if level == Level::ONE || headers.get(VERSION_HEADER) == Some(&self.announcement) {
             return None;
         }
         let sender = announced(headers);

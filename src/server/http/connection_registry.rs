@@ -29,6 +29,7 @@ pub struct ConnectionRegistry(Arc<Registry>);
 struct Registry {
     max: usize,
     client_max: usize,
+    stop: CancellationToken,
     started: Instant,
     open: Mutex<Open>,
     evicted: AtomicU64,
@@ -85,11 +86,12 @@ pub struct BusyConnection {
 }
 
 impl ConnectionRegistry {
-    /// Creates an empty registry with these bounds.
-    pub fn new(max: usize, client_max: usize) -> Self {
+    /// Creates an empty registry with these bounds. All connections are to close at `stop`.
+    pub fn new(max: usize, client_max: usize, stop: CancellationToken) -> Self {
         Self(Arc::new(Registry {
             max,
             client_max: client_max.min(max),
+            stop,
             started: Instant::now(),
             open: Mutex::default(),
             evicted: AtomicU64::new(0),
@@ -114,7 +116,7 @@ impl ConnectionRegistry {
         }
         let id = open.next_id;
         open.next_id += 1;
-        let (activity, close) = (Arc::new(Activity::default()), CancellationToken::new());
+        let (activity, close) = (Arc::new(Activity::default()), self.0.stop.child_token());
         activity
             .idle_since_ms
             .store(self.now_ms(), Ordering::Relaxed);
@@ -199,7 +201,7 @@ impl OpenClientConnection {
         self.client
     }
 
-    /// Returns the token that is cancelled when the connection must close as soon as it is idle.
+    /// Returns the token that is cancelled when the connection must close as soon as it is idle, at `stop` at the latest.
     pub fn close_token(&self) -> &CancellationToken {
         &self.close
     }
@@ -241,7 +243,7 @@ mod tests {
 
     /// Returns a registry that is old enough for its first connections to count as idle.
     fn registry(max: usize, client_max: usize) -> ConnectionRegistry {
-        let mut registry = ConnectionRegistry::new(max, client_max);
+        let mut registry = ConnectionRegistry::new(max, client_max, CancellationToken::new());
         let inner = Arc::get_mut(&mut registry.0).expect("one handle");
         inner.started = Instant::now() - IDLE_MIN * 3;
         registry

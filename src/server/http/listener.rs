@@ -5,6 +5,7 @@
 //! nodes only ever request `/raft/…`.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -32,7 +33,7 @@ use crate::server::http::connection_bounds::ConnectionBounds;
 use crate::server::http::connection_registry::{
     BusyConnection, ConnectionRegistry, OpenClientConnection, TooManyConnections,
 };
-use crate::server::http::peer_connections::PeerConnections;
+use crate::server::http::peer_connections::{PeerConnection, PeerConnections};
 use crate::server::http::request_metrics::{self, RequestMetrics};
 use crate::server::http::slow_client::{InputEnd, RequestInProgress, SlowClientGuard};
 use crate::server::protocol::headers::EXECUTED;
@@ -178,12 +179,9 @@ pub async fn accept(
             };
             if peer {
                 drop(entry);
-                let connection = peer_connections.open();
+                let connection = peer_connections.open(&stop);
                 let _open = metrics.peers.open();
-                tokio::select! {
-                    () = serve(stream, connection.routes(peers), None, stop) => {}
-                    () = connection.closed() => {}
-                }
+                serve(stream, peers, Remote::Peer(connection), &stop).await;
             } else if let Ok(stream) = stream.into_std() {
                 // Simultaneous connections enter the queue one after the other. If it stays full, the connection is closed
                 // rather than left waiting unseen.
@@ -271,7 +269,7 @@ pub async fn serve_clients(
         let (clients, metrics, stop) = (clients.clone(), Arc::clone(&metrics), stop.clone());
         open.spawn(async move {
             let _open = metrics.clients.open();
-            serve(stream, clients, Some(Arc::new(connection)), stop).await;
+            serve(stream, clients, Remote::Client(Arc::new(connection)), &stop).await;
         });
     }
     open.close();
@@ -326,37 +324,51 @@ fn input_end(uri: &Uri) -> InputEnd {
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    router: Router,
-    client: Option<Arc<OpenClientConnection>>,
-    stop: CancellationToken,
-) {
+/// Other end of a connection.
+#[derive(Clone)]
+enum Remote {
+    Client(Arc<OpenClientConnection>),
+    Peer(Arc<PeerConnection>),
+}
+
+impl Remote {
+    /// Returns the token that is cancelled at the stop of this node, and when another connection needs the place.
+    fn close_token(&self) -> &CancellationToken {
+        match self {
+            Remote::Client(client) => client.close_token(),
+            Remote::Peer(peer) => peer.close_token(),
+        }
+    }
+}
+
+/// Serves a connection until its end or `stop`, then lets a request in progress finish.
+async fn serve(stream: TcpStream, router: Router, remote: Remote, stop: &CancellationToken) {
     let (stream, head_tracker) = SlowClientGuard::new(stream);
-    let router = TowerToHyperService::new(router);
-    let close = client
-        .as_ref()
-        .map_or_else(CancellationToken::new, |client| {
-            client.close_token().clone()
-        });
+    let routes = TowerToHyperService::new(router);
     let tracker = head_tracker.clone();
+    let close = remote.close_token().clone();
+    let is_peer = matches!(remote, Remote::Peer(_));
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        let (router, head_tracker) = (router.clone(), head_tracker.clone());
+        let (routes, remote) = (routes.clone(), remote.clone());
         let in_progress = InProgress {
             _request: head_tracker.head_complete(input_end(request.uri())),
-            _connection: client.as_ref().map(|client| client.busy()),
+            _connection: match &remote {
+                Remote::Client(client) => Some(client.busy()),
+                Remote::Peer(_) => None,
+            },
         };
-        if let Some(client) = &client {
-            request.extensions_mut().insert(client.client());
-        }
         async move {
-            let response = router.call(request).await;
-            response.map(|response| {
-                response.map(|body| TrackedBody {
-                    body,
-                    _in_progress: in_progress,
-                })
-            })
+            let response = match remote {
+                Remote::Client(client) => {
+                    request.extensions_mut().insert(client.client());
+                    routes.call(request).await?
+                }
+                Remote::Peer(peer) => peer.answer(&routes, request).await,
+            };
+            Ok::<_, Infallible>(response.map(|body| TrackedBody {
+                body,
+                _in_progress: in_progress,
+            }))
         }
     });
     let connection = http1::Builder::new()
@@ -366,18 +378,22 @@ async fn serve(
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
         () = close.cancelled() => {
+            if is_peer && !stop.is_cancelled() {
+                return;
+            }
             connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(CLOSE_TIMEOUT, connection.as_mut()).await {
-                Ok(ended) => ended,
-                // A part of a head came, and no more.
-                Err(_) if tracker.awaits_head() => return,
-                Err(_) => connection.await,
+            if stop.is_cancelled() {
+                connection.await
+            } else {
+                match tokio::time::timeout(CLOSE_TIMEOUT, connection.as_mut()).await {
+                    Ok(ended) => ended,
+                    // A part of a head came, and no more.
+                    Err(_) if tracker.awaits_head() => return,
+                    Err(_) => connection.await,
+                }
             }
         }
     };
@@ -453,7 +469,7 @@ mod tests {
             Router::new(),
             hand_off,
             ConnectionBounds::within(CONNECTIONS, 1_024),
-            ConnectionRegistry::new(CONNECTIONS, CONNECTIONS),
+            ConnectionRegistry::new(CONNECTIONS, CONNECTIONS, CancellationToken::new()),
             Arc::clone(&metrics),
             stop.clone(),
         ));

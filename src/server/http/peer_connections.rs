@@ -9,12 +9,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::middleware::{Next, from_fn};
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use triarch_raft::IdentifiedPeer;
 
+use crate::server::http::browser_guard;
 use crate::server::http::request_metrics::RequestMetrics;
 
 /// Share of all connections that may be unidentified: 1 divided by this.
@@ -41,6 +45,9 @@ struct Open {
     by_owner: BTreeMap<u64, BTreeMap<u64, CancellationToken>>,
 }
 
+/// Routes between nodes.
+pub type PeerRoutes = TowerToHyperService<Router>;
+
 /// Owner of unidentified connections. No node has this id.
 const STRANGER: u64 = 0;
 
@@ -64,9 +71,9 @@ impl PeerConnections {
         }))
     }
 
-    /// Registers a new connection. It may take the place of an older one.
-    pub fn open(&self) -> Arc<PeerConnection> {
-        let closed = CancellationToken::new();
+    /// Registers a new connection, which ends at `stop`. It may take the place of an older one.
+    pub fn open(&self, stop: &CancellationToken) -> Arc<PeerConnection> {
+        let closed = stop.child_token();
         let id = {
             let mut open = self.0.open.lock();
             open.next_id += 1;
@@ -109,24 +116,25 @@ impl PeerConnections {
 }
 
 impl PeerConnection {
-    /// Completes when another connection has taken the place of this one.
-    pub async fn closed(&self) {
-        self.closed.cancelled().await;
+    /// Returns the token that is cancelled when another connection has taken the place of this one.
+    pub fn close_token(&self) -> &CancellationToken {
+        &self.closed
     }
 
-    /// Returns the routes between nodes for this connection. A message of a member identifies it.
-    pub fn routes(self: &Arc<Self>, peers: Router) -> Router {
-        let connection = Arc::clone(self);
-        peers.layer(from_fn(move |request: Request, next: Next| {
-            let connection = Arc::clone(&connection);
-            async move {
-                let response = next.run(request).await;
-                if let Some(IdentifiedPeer(member)) = response.extensions().get() {
-                    connection.identify(*member);
-                }
-                response
-            }
-        }))
+    /// Answers a message by the routes between nodes. A message of a member identifies the connection. One that a browser
+    /// sent is refused, whatever its site.
+    pub async fn answer(&self, routes: &PeerRoutes, message: Request<Incoming>) -> Response {
+        if let Err(problem) = browser_guard::check_peer(message.headers()) {
+            return hardened(problem.into_response());
+        }
+        let Ok(response) = routes.call(message).await;
+        if let Some(IdentifiedPeer(member)) = response.extensions().get() {
+            self.identify(*member);
+        }
+        match response.status() {
+            StatusCode::OK => response,
+            _ => hardened(response),
+        }
     }
 
     fn identify(&self, member: u64) {
@@ -138,6 +146,11 @@ impl PeerConnection {
         *owner = member;
         self.registry.insert(member, self.id, self.closed.clone());
     }
+}
+
+fn hardened(mut response: Response) -> Response {
+    browser_guard::harden(response.headers_mut());
+    response
 }
 
 impl Drop for PeerConnection {
@@ -154,16 +167,17 @@ mod tests {
     fn strangers_take_places_from_strangers_only_and_members_from_themselves() {
         let metrics = Arc::new(RequestMetrics::default());
         let registry = PeerConnections::new(32, Arc::clone(&metrics));
-        let member = registry.open();
+        let stop = CancellationToken::new();
+        let member = registry.open(&stop);
         member.identify(2);
-        let strangers: Vec<_> = (0..9).map(|_| registry.open()).collect();
+        let strangers: Vec<_> = (0..9).map(|_| registry.open(&stop)).collect();
         assert!(strangers[0].closed.is_cancelled());
         assert!(strangers[1..].iter().all(|one| !one.closed.is_cancelled()));
         assert!(!member.closed.is_cancelled());
         assert_eq!(metrics.peers.refused.get(), 1);
         let more: Vec<_> = (0..2)
             .map(|_| {
-                let one = registry.open();
+                let one = registry.open(&stop);
                 one.identify(2);
                 one
             })

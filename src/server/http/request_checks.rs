@@ -26,6 +26,7 @@ pub fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
 fn is_dot_segment(segment: &str) -> bool {
     // The longest spelling is `%2e%2e`.
     segment.len() <= 6
+        && segment.starts_with(['.', '%'])
         && matches!(
             segment.to_ascii_lowercase().replace("%2e", ".").as_str(),
             "." | ".."

@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
 use axum::response::Response;
 use parking_lot::RwLock;
 use triarch_raft::Histogram;
@@ -142,34 +141,46 @@ impl Drop for InFlight {
     }
 }
 
-/// Middleware that records every request.
-pub async fn record(
-    State(metrics): State<Arc<RequestMetrics>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or(UNMATCHED_ROUTE, MatchedPath::as_str)
-        .to_owned();
-    let method = method(request.method());
-    let long_poll =
-        LONG_POLL_ROUTES.contains(&route.as_str()) || is_long_poll(request.uri().query());
-    let started = Instant::now();
-    let in_flight = InFlight::start(&metrics);
-    let response = next.run(request).await;
-    drop(in_flight);
-    if let Some(code) = response.extensions().get::<Code>() {
-        metrics.refused[*code as usize].fetch_add(1, Ordering::Relaxed);
+/// Request that is recorded when its response begins.
+pub struct RequestRecording {
+    in_flight: InFlight,
+    route: String,
+    method: &'static str,
+    is_long_poll: bool,
+    started: Instant,
+}
+
+impl RequestRecording {
+    /// Begins with a request that has been matched to its route.
+    pub fn start(metrics: &Arc<RequestMetrics>, request: &Request) -> Self {
+        let route = request
+            .extensions()
+            .get::<MatchedPath>()
+            .map_or(UNMATCHED_ROUTE, MatchedPath::as_str)
+            .to_owned();
+        Self {
+            in_flight: InFlight::start(metrics),
+            method: method(request.method()),
+            is_long_poll: LONG_POLL_ROUTES.contains(&route.as_str())
+                || is_long_poll(request.uri().query()),
+            route,
+            started: Instant::now(),
+        }
     }
-    let labels = RequestLabels {
-        route,
-        method,
-        status: status_class(response.status()),
-    };
-    metrics.record(labels, (!long_poll).then_some(started));
-    response
+
+    /// Records the request with its response.
+    pub fn finish(self, response: &Response) {
+        let metrics = &self.in_flight.0;
+        if let Some(code) = response.extensions().get::<Code>() {
+            metrics.refused[*code as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        let labels = RequestLabels {
+            route: self.route,
+            method: self.method,
+            status: status_class(response.status()),
+        };
+        metrics.record(labels, (!self.is_long_poll).then_some(self.started));
+    }
 }
 
 /// Returns whether the query asks to hold the response.

@@ -3,19 +3,10 @@ use std::path::Path;
 
 use serde_json::Value;
 use triarch_sdk::wire::ProblemCode;
-use utoipa_axum::router::OpenApiRouter;
 
-use super::{client_routes, local_routes, once_routes, worker_routes};
-use crate::server::app::App;
+use super::all_routes;
 use crate::server::protocol::problem::Code;
 use crate::server::routes::openapi::{complete, operations};
-
-fn all_routes() -> OpenApiRouter<App> {
-    local_routes()
-        .merge(client_routes())
-        .merge(once_routes())
-        .merge(worker_routes())
-}
 
 fn document() -> Value {
     let all = all_routes();
