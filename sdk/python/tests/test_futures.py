@@ -283,10 +283,21 @@ def test_a_caller_that_waits_learns_why(
             wait()
         assert isinstance(timeout.value, (ResultTimeout, cf.TimeoutError))
         assert "not running yet: no worker takes" in str(timeout.value)
+        assert "started by triarch-worker MODULE:APP" in str(timeout.value)
     # Once, although six callers have waited.
     assert len([record for record in caplog.records if "is not running after" in record.message]) == 1
     with setup.worker():
         assert future.result(30) == 4
+
+
+def test_a_caller_whose_workers_take_no_functions_learns_how_to_start_one_that_does(setup: Pickled) -> None:
+    without = Triarch(setup.app.transport.masters.all())
+    with FakeWorker(without, 1, slots=1, queues=(setup.queue,)):
+        workers = setup.app.workers
+        wait_until(lambda: any(setup.queue in one["queues"] for one in workers.list()), 30, "the worker to register")
+        future = Client(setup.app).submit(square, 2)
+        with pytest.raises(TimeoutError, match=r"kind triarch\.call; .* MODULE:APP --accept cloudpickle"):
+            future.result(0.7)
 
 
 def test_futures_in_lists_and_dictionaries_stand_for_their_results(setup: Pickled) -> None:

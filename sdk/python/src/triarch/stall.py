@@ -29,6 +29,10 @@ _REPEAT_AFTER_S = 60.0
 _ASK_INTERVAL_S = 0.2
 #: Reasons that are progress.
 _PROGRESS = {"running", "finished"}
+#: Reasons that another worker would remove.
+_NO_WORKER = {"no_worker", "no_worker_for_queue", "no_worker_for_kind"}
+#: Kind of functions that clients send. Its module is above this one.
+_CALL = "triarch.call"
 
 _log = logging.getLogger("triarch")
 
@@ -129,4 +133,10 @@ def _reason(answer: Any) -> str | None:
     reasons = answer.get("reasons")
     codes = {one.get("code") for one in reasons if isinstance(one, dict)} if isinstance(reasons, list) else set()
     summary = answer.get("summary")
-    return summary if isinstance(summary, str) and not codes & _PROGRESS else None
+    if not isinstance(summary, str) or codes & _PROGRESS:
+        return None
+    if not codes & _NO_WORKER:
+        return summary
+    # The cluster does not know that the task is a function of Python.
+    accept = " --accept cloudpickle" if _CALL in summary else ""
+    return f"{summary}; functions of Python run in workers that are started by triarch-worker MODULE:APP{accept}"
