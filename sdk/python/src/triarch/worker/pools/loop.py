@@ -427,6 +427,10 @@ def _in_thread(run: _Run, context: contextvars.Context, pool: LoopPool) -> Calla
         if os.getpid() != worker:
             end_forked(error)
         pool.on_thread_ended(run)
-        return error, value
+        try:
+            return error, value
+        finally:
+            # The traceback of the exception has this frame. Only the garbage collector would free both otherwise, much later.
+            del error, value
 
     return call
