@@ -64,6 +64,7 @@ pub fn with_values(command: Command) -> Command {
 fn with_completer(arg: Arg) -> Arg {
     let completer = match arg.get_id().as_str() {
         "queues" => Some(ArgValueCompleter::new(queues)),
+        "schedule" => Some(ArgValueCompleter::new(schedules)),
         _ if takes(&arg, "JOB") => Some(ArgValueCompleter::new(jobs)),
         _ if takes(&arg, "TASK") => Some(ArgValueCompleter::new(tasks)),
         _ if takes(&arg, "QUEUE") => Some(ArgValueCompleter::new(queues)),

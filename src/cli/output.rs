@@ -39,6 +39,14 @@ pub fn print<T: Serialize>(
     }
 }
 
+/// Prints the number of items that match a query. Masters of an earlier version do not count.
+pub fn print_count(format: Format, count: Option<u64>) -> io::Result<()> {
+    let counted = serde_json::json!({ "count": count });
+    print(format, &counted, |_| {
+        count.map_or_else(|| "unknown".to_owned(), |count| count.to_string())
+    })
+}
+
 /// Prints a value as one line of JSON.
 pub fn print_json_line<T: Serialize>(value: &T) -> io::Result<()> {
     write_line(&serde_json::to_string(value).map_err(io::Error::other)?)

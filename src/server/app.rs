@@ -96,6 +96,8 @@ pub struct AppState {
     pub connections: ConnectionRegistry,
     /// Single permit for computing a digest of the whole table.
     pub digest_permit: Arc<Semaphore>,
+    /// Single permit for counting the items of a list.
+    pub count_permit: Arc<Semaphore>,
     /// Single permit for writing a backup.
     pub backup_permit: Arc<Semaphore>,
     /// Single permit for measuring the disk.

@@ -275,6 +275,7 @@ fn build_app(
         answer_budget: AnswerBudget::new(options.limits.answer_memory_bytes_max),
         connections,
         digest_permit: Arc::new(Semaphore::new(1)),
+        count_permit: Arc::new(Semaphore::new(1)),
         backup_permit: Arc::new(Semaphore::new(1)),
         disk_usage_permit: Arc::new(Semaphore::new(1)),
         host_names: host_names(options),

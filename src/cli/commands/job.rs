@@ -34,6 +34,21 @@ enum JobCommand {
         /// Only jobs with this name
         #[arg(long)]
         name: Option<String>,
+        /// Only jobs whose first task is in this queue
+        #[arg(long)]
+        queue: Option<String>,
+        /// Only jobs whose first task is of this kind
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only jobs whose first task has this tag
+        #[arg(long)]
+        tag: Option<String>,
+        /// Only jobs that ticks of this schedule submitted
+        #[arg(long)]
+        schedule: Option<String>,
+        /// Prints the number of jobs that match, and no list
+        #[arg(long, conflicts_with_all = ["limit", "after", "watch"])]
+        count: bool,
         #[command(flatten)]
         page: PageArgs,
     },
@@ -67,14 +82,33 @@ impl JobArgs {
     /// Runs the command.
     pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
         match self.command {
-            JobCommand::List { state, name, page } => {
-                let query = JobsQuery {
+            JobCommand::List {
+                state,
+                name,
+                queue,
+                kind,
+                tag,
+                schedule,
+                count,
+                page,
+            } => {
+                let mut query = JobsQuery {
                     state,
                     name,
+                    queue,
+                    kind,
+                    tag,
+                    schedule,
                     limit: Some(page.limit),
                     after: page.after,
-                    consistency: None,
+                    ..JobsQuery::default()
                 };
+                if count {
+                    (query.count, query.limit) = (Some(true), Some(1));
+                    let list = context.client.jobs(&query).await?;
+                    output::print_count(context.format, list.count)?;
+                    return Ok(ExitCode::SUCCESS);
+                }
                 if page.watch {
                     let ask = async || Ok(context.client.jobs(&query).await?);
                     return watch(context, ask, render_list).await;

@@ -1,6 +1,7 @@
 //! Commands, one file per noun. Each parses its arguments, calls the cluster, and prints the answer.
 
 mod backup;
+mod bulk_tasks;
 pub mod cluster;
 mod cluster_members;
 mod cluster_status;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use chrono::Utc;
 use clap::{Args, Subcommand};
 use triarch_sdk::wire::{
-    Attempt, Explanation, ListOrder, RawValue, Swept, Task, TaskList, TaskSelection, TaskState,
-    TasksQuery,
+    Attempt, Explanation, ListOrder, RawValue, Task, TaskList, TaskSelection, TaskState, TasksQuery,
 };
 
+use super::bulk_tasks::{Bulk, Selected, Which, selection};
 use super::task_logs;
 use crate::cli::args::{PageArgs, one_of};
 use crate::cli::confirmation::Confirmation;
@@ -34,7 +34,7 @@ enum TaskCommand {
     #[command(visible_alias = "ls")]
     List {
         /// Only tasks of this job; not together with the other filters
-        #[arg(long, conflicts_with_all = ["queue", "state", "kind", "worker", "tag", "name", "error_type", "order"])]
+        #[arg(long, conflicts_with_all = ["queue", "state", "kind", "worker", "tag", "name", "schedule", "error_type", "order", "count"])]
         job: Option<String>,
         /// Only tasks of this queue
         #[arg(long)]
@@ -54,12 +54,18 @@ enum TaskCommand {
         /// Only tasks of jobs with this name
         #[arg(long)]
         name: Option<String>,
+        /// Only tasks of jobs that ticks of this schedule submitted
+        #[arg(long)]
+        schedule: Option<String>,
         /// Only tasks whose error has this type, such as exit or timeout
         #[arg(long, value_name = "TYPE")]
         error_type: Option<String>,
         /// Order of the list: desc is the newest first, asc the oldest first [default: desc]
         #[arg(long, value_parser = one_of::<ListOrder>(["asc", "desc"]))]
         order: Option<ListOrder>,
+        /// Prints the number of tasks that match, and no list
+        #[arg(long, conflicts_with_all = ["limit", "after", "watch"])]
+        count: bool,
         #[command(flatten)]
         page: PageArgs,
     },
@@ -120,110 +126,6 @@ enum TaskCommand {
     },
 }
 
-/// Selection of one task by its id, or of many by filters.
-#[derive(Debug, Args)]
-struct Which {
-    /// Id of one task; not together with options that select tasks
-    #[arg(value_name = "TASK", conflicts_with = "Selected")]
-    id: Option<String>,
-    #[command(flatten)]
-    selected: Option<Selected>,
-}
-
-/// Filters. A task is selected if it matches all of them.
-#[derive(Debug, Args)]
-#[group(required = false, multiple = true)]
-struct Selected {
-    /// Only tasks of this queue
-    #[arg(long)]
-    queue: Option<String>,
-    /// Only tasks in this state
-    #[arg(long, value_parser = one_of::<TaskState>(TaskState::ALL.map(TaskState::as_str)))]
-    state: Option<TaskState>,
-    /// Only tasks of this kind
-    #[arg(long)]
-    kind: Option<String>,
-    /// Only tasks that run on this worker, or ran there last
-    #[arg(long)]
-    worker: Option<String>,
-    /// Only tasks of this job
-    #[arg(long)]
-    job: Option<String>,
-    /// Only tasks with this tag
-    #[arg(long)]
-    tag: Option<String>,
-}
-
-/// Builds the selection, which must not be empty.
-fn selection(selected: Option<Selected>) -> Result<TaskSelection, CommandError> {
-    let Some(selected) = selected else {
-        return Err(CommandError::Usage(
-            "no tasks are selected: name one by its id, or use --queue, --state, --kind, --worker, --job or --tag"
-                .to_owned(),
-        ));
-    };
-    Ok(TaskSelection {
-        queue: selected.queue,
-        state: selected.state,
-        kind: selected.kind,
-        worker: selected.worker,
-        job: selected.job,
-        tag: selected.tag,
-        dry_run: false,
-    })
-}
-
-/// A bulk operation, as its question and its report name it.
-struct Bulk {
-    verb: &'static str,
-    done: &'static str,
-    would: &'static str,
-    thing: &'static str,
-}
-
-impl Bulk {
-    /// Runs the operation on a selection, after the question that it may need.
-    async fn run(
-        self,
-        context: &CommandContext,
-        mut selection: TaskSelection,
-        confirmation: &Confirmation,
-        change: impl AsyncFn(&TaskSelection) -> Result<Swept, triarch_sdk::Error>,
-    ) -> Result<ExitCode, CommandError> {
-        if confirmation.needs_count() {
-            selection.dry_run = true;
-            let counted = change(&selection).await?;
-            selection.dry_run = false;
-            if confirmation.dry_run {
-                return self.print(context, &counted, self.would);
-            }
-            let count = things(counted.count, self.thing);
-            if !confirmation.asks(&format!("This {} {count}.", self.verb))? {
-                return Ok(ExitCode::from(EXIT_FAILED));
-            }
-        }
-        let swept = change(&selection).await?;
-        self.print(context, &swept, self.done)
-    }
-
-    fn print(
-        &self,
-        context: &CommandContext,
-        swept: &Swept,
-        what: &str,
-    ) -> Result<ExitCode, CommandError> {
-        output::print(context.format, swept, |swept| {
-            format!("{what} {}", things(swept.count, self.thing))
-        })?;
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn things(count: u64, thing: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {thing}{plural}")
-}
-
 impl TaskArgs {
     /// Runs the command.
     pub async fn run(self, context: &CommandContext) -> Result<ExitCode, CommandError> {
@@ -250,23 +152,32 @@ impl TaskArgs {
                 worker,
                 tag,
                 name,
+                schedule,
                 error_type,
                 order,
+                count,
                 page,
             } => {
-                let query = TasksQuery {
+                let mut query = TasksQuery {
                     queue,
                     state,
                     kind,
                     worker,
                     tag,
                     name,
+                    schedule,
                     error_type,
                     order: Some(order.unwrap_or(ListOrder::Desc)),
                     limit: Some(page.limit),
                     after: page.after,
                     ..TasksQuery::default()
                 };
+                if count {
+                    (query.count, query.limit) = (Some(true), Some(1));
+                    let list = context.client.tasks(&query).await?;
+                    output::print_count(context.format, list.count)?;
+                    return Ok(ExitCode::SUCCESS);
+                }
                 if page.watch {
                     let ask = async || Ok(context.client.tasks(&query).await?);
                     return watch(context, ask, render_list).await;

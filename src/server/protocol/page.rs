@@ -14,6 +14,8 @@ pub struct Page {
     rows: usize,
     /// Bytes that were read to make the rows.
     read_bytes: usize,
+    /// Number of all items that match, if it was asked for.
+    count: Option<u64>,
 }
 
 impl Page {
@@ -23,7 +25,14 @@ impl Page {
             body: format!("{{\"{rows}\":[").into_bytes(),
             rows: 0,
             read_bytes: 0,
+            count: None,
         }
+    }
+
+    /// Sets the number of all items that match, for the field `count`.
+    pub fn with_count(mut self, count: Option<u64>) -> Self {
+        self.count = count;
+        self
     }
 
     /// Adds a row. Returns `false` if the page is full without it; then the next page begins with it.
@@ -67,6 +76,10 @@ impl Page {
         self.body.extend_from_slice(b"],\"next\":");
         let next = serde_json::Value::from(next).to_string();
         self.body.extend_from_slice(next.as_bytes());
+        if let Some(count) = self.count {
+            self.body
+                .extend_from_slice(format!(",\"count\":{count}").as_bytes());
+        }
         self.body.push(b'}');
         self.body
     }
@@ -80,7 +93,17 @@ pub fn write<T, W: Serialize>(
     cursor: impl Fn(&T) -> String,
     row: impl Fn(&T) -> W,
 ) -> Result<Vec<u8>, HandlerError> {
-    let mut page = Page::new(rows);
+    write_on(Page::new(rows), items, next, cursor, row)
+}
+
+/// Writes rows on this page. See [`write`].
+pub fn write_on<T, W: Serialize>(
+    mut page: Page,
+    items: impl IntoIterator<Item = T>,
+    next: Option<String>,
+    cursor: impl Fn(&T) -> String,
+    row: impl Fn(&T) -> W,
+) -> Result<Vec<u8>, HandlerError> {
     let mut last = None;
     for item in items {
         if !page.push(&row(&item))? {

@@ -8,7 +8,7 @@ use axum::extract::State;
 use bytes::Bytes;
 use triarch_sdk::wire;
 use triarch_table::types::state::TaskState;
-use triarch_table::{Command, JobId, Reply, Table, TaskFilter, TaskId};
+use triarch_table::{Command, JobId, Reply, Table, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -18,7 +18,7 @@ use crate::server::protocol::json;
 use crate::server::protocol::problem::Problem;
 use crate::server::protocol::response::ApiResponse;
 use crate::server::routes::extractors::NoQuery;
-use crate::server::routes::present;
+use crate::server::routes::list_filters::TaskFilters;
 
 /// Maximum number of tasks in one command.
 const BATCH_TASKS_MAX: usize = 2_000;
@@ -74,8 +74,8 @@ async fn cancel_many(
     _: NoQuery,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
-    let (filter, mode) = selection(&body)?;
-    bulk_response(cancel(&app, &filter, true, mode).await?)
+    let (filters, mode) = selection(&body)?;
+    bulk_response(cancel(&app, &filters, true, mode).await?)
 }
 
 /// Retries every selected task that is finished and can be retried. Default state: `failed` (dead letters). No node repeats
@@ -92,9 +92,10 @@ async fn retry_many(
     _: NoQuery,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
-    let (filter, mode) = selection(&body)?;
-    let filter = finished_only(filter)?;
-    let found = |table: &Table, after, last| find_batch(table, &filter, after, last);
+    let (filters, mode) = selection(&body)?;
+    let state = finished_state(&filters)?;
+    let filters = filters.with_state(state);
+    let found = |table: &Table, after, last| find_batch(table, &filters, after, last);
     let retry = |tasks: &[TaskId]| Command::RetryTasks {
         tasks: tasks.to_vec(),
     };
@@ -114,10 +115,9 @@ async fn forget_many(
     _: NoQuery,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
-    let (filter, mode) = selection(&body)?;
-    let filter = finished_only(filter)?;
-    let state = filter.state.unwrap_or(TaskState::Failed);
-    bulk_response(forget(&app, &filter, state, mode).await?)
+    let (filters, mode) = selection(&body)?;
+    let state = finished_state(&filters)?;
+    bulk_response(forget(&app, filters, state, mode).await?)
 }
 
 fn bulk_response(result: BulkResult) -> Result<ApiResponse, HandlerError> {
@@ -132,12 +132,12 @@ fn bulk_response(result: BulkResult) -> Result<ApiResponse, HandlerError> {
 /// Cancels the unfinished tasks that match; running ones only if `running_too`.
 pub async fn cancel(
     app: &App,
-    filter: &TaskFilter,
+    filters: &TaskFilters,
     running_too: bool,
     mode: Mode,
 ) -> Result<BulkResult, HandlerError> {
     let found = |table: &Table, after, last| {
-        let (mut tasks, next) = find_batch(table, filter, after, last);
+        let (mut tasks, next) = find_batch(table, filters, after, last);
         let open = |task: &TaskId| {
             table.task(*task).is_some_and(|task| {
                 let state = task.state();
@@ -157,16 +157,13 @@ pub async fn cancel(
 /// Forgets the finished jobs of the tasks that match in this state.
 pub async fn forget(
     app: &App,
-    filter: &TaskFilter,
+    filters: TaskFilters,
     state: TaskState,
     mode: Mode,
 ) -> Result<BulkResult, HandlerError> {
-    let filter = TaskFilter {
-        state: Some(state),
-        ..filter.clone()
-    };
+    let filters = filters.with_state(state);
     let found = |table: &Table, after, last| {
-        let (tasks, next) = find_batch(table, &filter, after, last);
+        let (tasks, next) = find_batch(table, &filters, after, last);
         let jobs = tasks
             .into_iter()
             .filter_map(|task| Some(table.task(task)?.job));
@@ -185,11 +182,11 @@ pub async fn forget(
 /// Returns one batch of the tasks that match between two positions, and the position to continue at.
 fn find_batch(
     table: &Table,
-    filter: &TaskFilter,
+    filters: &TaskFilters,
     after: Option<TaskId>,
     last: TaskId,
 ) -> (Vec<TaskId>, Option<TaskId>) {
-    let found = table.tasks(filter, after, BATCH_TASKS_MAX);
+    let found = filters.tasks(table, after, BATCH_TASKS_MAX);
     let tasks = found.items.into_iter().map(|task| task.id);
     (
         tasks.filter(|task| *task <= last).collect(),
@@ -198,7 +195,7 @@ fn find_batch(
 }
 
 /// Finds and proposes batch after batch, up to the last task that existed at the beginning.
-async fn apply_in_batches<T>(
+async fn apply_in_batches<T: PartialEq>(
     app: &App,
     mode: Mode,
     find: impl Fn(&Table, Option<TaskId>, TaskId) -> (Vec<T>, Option<TaskId>),
@@ -212,10 +209,14 @@ async fn apply_in_batches<T>(
         return Ok(result);
     };
     let mut after = None;
+    let mut counted: Option<T> = None;
     loop {
         let (found, next) = find(&app.table.read(), after, last);
         if mode == Mode::Count {
-            result.count += found.len() as u64;
+            // The tasks of one job may be in several batches. They follow each other.
+            let again = counted.is_some() && counted.as_ref() == found.first();
+            result.count += (found.len() - usize::from(again)) as u64;
+            counted = found.into_iter().last().or(counted);
         } else if !found.is_empty() {
             let proposed = app.propose(&command(&found)).await;
             let (index, reply) = proposed.map_err(|error| match error {
@@ -239,43 +240,27 @@ async fn apply_in_batches<T>(
     }
 }
 
-fn selection(body: &Bytes) -> Result<(TaskFilter, Mode), Problem> {
+fn selection(body: &Bytes) -> Result<(TaskFilters, Mode), Problem> {
     let selection: wire::TaskSelection = json::parse(body)?;
-    let id = |field: &str| Problem::invalid(field, "is not an id of this kind");
-    let filter = TaskFilter {
-        queue: selection.queue,
-        state: selection.state.map(present::task_state_from_wire),
-        kind: selection.kind,
-        worker: selection
-            .worker
-            .map(|worker| worker.parse().map_err(|_| id("worker")))
-            .transpose()?,
-        job: selection
-            .job
-            .map(|job| job.parse().map_err(|_| id("job")))
-            .transpose()?,
-        tag: selection.tag,
-    };
-    if filter == TaskFilter::default() {
+    let mode = Mode::of(selection.dry_run);
+    let filters = TaskFilters::of_selection(selection)?;
+    if filters == TaskFilters::default() {
         return Err(Problem::invalid(
             "",
-            "at least one of queue, state, kind, worker, job and tag is required, so that no request affects all tasks by mistake",
+            "at least one filter, such as queue, state or tag, is required, so that no request affects all tasks by mistake",
         ));
     }
-    Ok((filter, Mode::of(selection.dry_run)))
+    Ok((filters, mode))
 }
 
-/// Restricts a filter to finished tasks. Default state: failed (dead letters).
-fn finished_only(filter: TaskFilter) -> Result<TaskFilter, Problem> {
-    let state = filter.state.unwrap_or(TaskState::Failed);
+/// Returns the state that finished tasks are selected by. Default: failed (dead letters).
+fn finished_state(filters: &TaskFilters) -> Result<TaskState, Problem> {
+    let state = filters.state().unwrap_or(TaskState::Failed);
     if !state.is_terminal() {
         return Err(Problem::invalid(
             "state",
             "must be one of succeeded, failed, cancelled, expired: only finished tasks can be selected",
         ));
     }
-    Ok(TaskFilter {
-        state: Some(state),
-        ..filter
-    })
+    Ok(state)
 }

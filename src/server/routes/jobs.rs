@@ -7,20 +7,21 @@ use triarch_sdk::wire;
 use triarch_table::command::OnFailure;
 use triarch_table::command::reply::{Refusal, Reply};
 use triarch_table::records::job::Job;
-use triarch_table::{Command, JobFilter, JobId, TaskId};
+use triarch_table::{Command, JobId, TaskId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
-use crate::server::protocol::page;
+use crate::server::protocol::page::{self, Page};
 use crate::server::protocol::problem::Problem;
 use crate::server::protocol::query::Query;
 use crate::server::protocol::response::ApiResponse;
 use crate::server::protocol::validate;
 use crate::server::routes::extractors::{Client, NoQuery, PathOnly, ReadIndex, RequestId};
 use crate::server::routes::job_submission::{self, Submission};
+use crate::server::routes::list_filters::{self, JobFilters};
 use crate::server::routes::present;
 use crate::server::routes::task_rows;
 use crate::server::routes::wait::{take_places, too_many_waiters, wait_time};
@@ -118,7 +119,7 @@ async fn show(
     ApiResponse::from_table(&table, index, &job_to_wire(job))
 }
 
-/// Returns one page of jobs, the newest first.
+/// Returns one page of jobs, the newest first unless `order` is `asc`. All filters must match.
 #[utoipa::path(
     get,
     path = "/v1/jobs",
@@ -131,21 +132,16 @@ async fn list(
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<ApiResponse, HandlerError> {
-    let query = Query::parse(query.as_deref(), &["state", "name", "limit", "after"])?;
-    let filter = JobFilter {
-        state: query
-            .text("state")
-            .map(present::parse_job_state)
-            .transpose()?,
-        name: query.text("name").map(str::to_string),
-    };
+    let query = Query::parse(query.as_deref(), &list_filters::JOB_PARAMETERS)?;
+    let filters = JobFilters::parse(&query)?;
+    let count = list_filters::count_jobs(&app, &query, &filters).await?;
     let after: Option<JobId> = query.parsed("after", "a job's id, as given in \"next\"")?;
     let limit = query.limit()?;
     let table = app.table.read();
-    let found = table.jobs(&filter, after, limit);
+    let found = filters.jobs(&table, after, limit);
     let next = found.next.map(|next| next.to_string());
-    let page = page::write(
-        "jobs",
+    let page = page::write_on(
+        Page::new("jobs").with_count(count),
         found.items,
         next,
         |job| job.id.to_string(),
@@ -177,7 +173,8 @@ async fn list_tasks(
     table
         .job(id)
         .ok_or_else(|| Problem::from(Refusal::JobNotFound(id)))?;
-    let page = task_rows::page(&app, &table, table.tasks_of(id, after, limit), fields)?;
+    let found = table.tasks_of(id, after, limit);
+    let page = task_rows::page(&app, &table, found, fields, None)?;
     Ok(ApiResponse::page(&table, index, page))
 }
 

@@ -6,7 +6,7 @@ use triarch_sdk::wire;
 use triarch_table::command::QueueChange;
 use triarch_table::types::queue_options::{Placement, Rate};
 use triarch_table::types::state::TaskState;
-use triarch_table::{Command, QueueView, TaskFilter};
+use triarch_table::{Command, QueueView};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -20,6 +20,7 @@ use crate::server::protocol::response::ApiResponse;
 use crate::server::protocol::validate;
 use crate::server::routes::bulk_tasks::{self, Mode};
 use crate::server::routes::extractors::{NoQuery, PathOnly, ReadIndex};
+use crate::server::routes::list_filters::TaskFilters;
 
 /// Bounds on settings. A number beyond them is considered a mistake.
 const RATE_PER_S_MIN: f64 = 0.001;
@@ -174,18 +175,15 @@ async fn purge(
 ) -> Result<ApiResponse, HandlerError> {
     validate::path_name("queue", &name)?;
     let purge: wire::Purge = json::parse_or_default(&body)?;
-    let filter = TaskFilter {
-        queue: Some(name),
-        ..TaskFilter::default()
-    };
+    let filters = TaskFilters::of_queue(name);
     let mode = Mode::of(purge.dry_run);
     let mut purged = wire::Purged::default();
     let index = if purge.dead_letters {
-        let result = bulk_tasks::forget(&app, &filter, TaskState::Failed, mode).await?;
+        let result = bulk_tasks::forget(&app, filters, TaskState::Failed, mode).await?;
         purged.forgotten_jobs = result.count;
         result.index
     } else {
-        let result = bulk_tasks::cancel(&app, &filter, false, mode).await?;
+        let result = bulk_tasks::cancel(&app, &filters, false, mode).await?;
         purged.cancelled = result.count;
         result.index
     };

@@ -76,8 +76,9 @@ pub fn page(
     table: &Table,
     found: ListPage<'_, Task, TaskId>,
     fields: Fields,
+    count: Option<u64>,
 ) -> Result<Vec<u8>, HandlerError> {
-    let mut page = Page::new("tasks");
+    let mut page = Page::new("tasks").with_count(count);
     let mut last: Option<TaskId> = None;
     for task in found.items {
         // The whole error is read to shorten it.

@@ -15,7 +15,7 @@ use crate::server::protocol::query::Query;
 use crate::server::protocol::response::ApiResponse;
 use crate::server::protocol::validate;
 use crate::server::routes::extractors::{Client, PathOnly, ReadIndex, RequestId};
-use crate::server::routes::task_filters::{self, TaskFilters};
+use crate::server::routes::list_filters::{self, TaskFilters};
 use crate::server::routes::task_rows;
 use crate::server::routes::task_view::{Fields, task_to_wire};
 use crate::server::routes::wait::{take_places, too_many_waiters, wait_time};
@@ -63,8 +63,8 @@ async fn show(
     task_response(&app, index, id)
 }
 
-/// Returns one page of tasks, in the order of submission unless `order` is `desc`. All filters must match. Payloads, results and attempts are omitted and errors are
-/// shortened, unless `fields` names them.
+/// Returns one page of tasks, in the order of submission unless `order` is `desc`. All filters must match. Payloads, results
+/// and attempts are omitted and errors are shortened, unless `fields` names them.
 #[utoipa::path(
     get,
     path = "/v1/tasks",
@@ -77,14 +77,15 @@ async fn list(
     RawQuery(query): RawQuery,
     ReadIndex(index): ReadIndex,
 ) -> Result<ApiResponse, HandlerError> {
-    let query = Query::parse(query.as_deref(), &task_filters::PARAMETERS)?;
+    let query = Query::parse(query.as_deref(), &list_filters::TASK_PARAMETERS)?;
     let fields = task_rows::fields(&query)?;
     let filters = TaskFilters::parse(&query)?;
+    let count = list_filters::count_tasks(&app, &query, &filters).await?;
     let after: Option<TaskId> = query.parsed("after", "a task's id, as given in \"next\"")?;
     let limit = query.limit()?;
     let table = app.table.read();
     let found = filters.tasks(&table, after, limit);
-    let page = task_rows::page(&app, &table, found, fields)?;
+    let page = task_rows::page(&app, &table, found, fields, count)?;
     Ok(ApiResponse::page(&table, index, page))
 }
 

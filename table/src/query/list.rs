@@ -17,7 +17,7 @@ use crate::types::state::{JobState, TaskState};
 /// Maximum number of records that one call scans.
 pub const SCAN_MAX: usize = 50_000;
 
-/// Order of a list of tasks.
+/// Order of a list of tasks or jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ListOrder {
     /// In the order submitted. A cursor continues with greater ids.
@@ -124,12 +124,27 @@ impl Table {
         after: Option<JobId>,
         limit: usize,
     ) -> ListPage<'_, Job, JobId> {
-        collect(
-            self.jobs.iter_before(after),
-            |job| job.id,
-            |job| filter.matches(job),
-            limit,
-        )
+        self.jobs_where(filter, ListOrder::NewestFirst, after, limit, |_| true)
+    }
+
+    /// Returns jobs that also satisfy `condition`, beyond the cursor `after` in this order.
+    pub fn jobs_where(
+        &self,
+        filter: &JobFilter,
+        order: ListOrder,
+        after: Option<JobId>,
+        limit: usize,
+        condition: impl Fn(&Job) -> bool,
+    ) -> ListPage<'_, Job, JobId> {
+        let matches = |job: &Job| filter.matches(job) && condition(job);
+        match order {
+            ListOrder::OldestFirst => {
+                collect(self.jobs.iter_after(after), |job| job.id, matches, limit)
+            }
+            ListOrder::NewestFirst => {
+                collect(self.jobs.iter_before(after), |job| job.id, matches, limit)
+            }
+        }
     }
 
     /// Returns the tasks of a job in the order submitted, with ids above `after`; empty if there is no such job.

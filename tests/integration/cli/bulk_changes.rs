@@ -146,6 +146,12 @@ async fn a_list_shows_the_newest_tasks_first_and_filters_combine() {
         [second.as_str()]
     );
     assert_eq!(list(&["--error-type", "exit"]).await, [""; 0]);
+    let counted = cli.run(&["task", "list", "--name", "two", "--count"]).await;
+    assert_eq!(counted.expect(0).stdout, "2\n");
+    let counted = cli
+        .run(&["job", "list", "--queue", "a", "--count", "-o", "json"])
+        .await;
+    assert_eq!(counted.expect(0).json(), serde_json::json!({"count": 2}));
 }
 
 #[tokio::test]

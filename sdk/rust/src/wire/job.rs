@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Consistency;
 use super::task::{TaskSpec, TaskState};
+use super::task_query::ListOrder;
 use super::time::Timestamp;
 
 /// Body of `POST /v1/jobs`. Either all tasks are accepted or none.
@@ -199,6 +200,9 @@ pub struct JobList {
     /// Cursor of the next page; `null` on the last one.
     #[serde(default)]
     pub next: Option<String>,
+    /// Number of all jobs that match, on all pages. Present if the query asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
 }
 
 /// Query of `GET /v1/jobs`.
@@ -213,6 +217,37 @@ pub struct JobsQuery {
     /// Only jobs with exactly this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Only jobs whose first task is in this queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// Only jobs whose first task is of this kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Only jobs whose first task has this tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// Only jobs that ticks of this schedule submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// Only jobs submitted at this time or later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_after: Option<Timestamp>,
+    /// Only jobs submitted before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_before: Option<Timestamp>,
+    /// Only jobs finished at this time or later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_after: Option<Timestamp>,
+    /// Only jobs finished before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_before: Option<Timestamp>,
+    /// Order of the jobs: `asc` in the order of submission, `desc` newest first. Default: `desc`. Use a cursor only with
+    /// the order of its page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<ListOrder>,
+    /// Whether to add the number of all jobs that match, on all pages. Default: `false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<bool>,
     /// Maximum number of jobs in the page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]

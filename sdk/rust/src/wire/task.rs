@@ -411,6 +411,9 @@ pub struct TaskList {
     /// Cursor of the next page; `null` on the last one.
     #[serde(default)]
     pub next: Option<String>,
+    /// Number of all tasks that match, on all pages. Present if the query asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
 }
 
 /// Filters that select tasks; at least one is required.
@@ -436,6 +439,27 @@ pub struct TaskSelection {
     /// Only tasks with this tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
+    /// Only tasks of jobs with exactly this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Only tasks of jobs that ticks of this schedule submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// Only tasks whose error has this type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<String>,
+    /// Only tasks submitted at this time or later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_after: Option<Timestamp>,
+    /// Only tasks submitted before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_before: Option<Timestamp>,
+    /// Only tasks finished at this time or later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_after: Option<Timestamp>,
+    /// Only tasks finished before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_before: Option<Timestamp>,
     /// Whether to change nothing, and only count what would be changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,

@@ -6,7 +6,7 @@ use super::Consistency;
 use super::task::TaskState;
 use super::time::Timestamp;
 
-/// Order of a list of tasks.
+/// Order of a list of tasks or jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -42,6 +42,9 @@ pub struct TasksQuery {
     /// Only tasks of jobs with exactly this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Only tasks of jobs that ticks of this schedule submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
     /// Only tasks whose error has this type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_type: Option<String>,
@@ -61,6 +64,9 @@ pub struct TasksQuery {
     /// the order of its page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<ListOrder>,
+    /// Whether to add the number of all tasks that match, on all pages. Default: `false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<bool>,
     /// Maximum number of tasks in the page. Default: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", param(minimum = 1, maximum = 1000))]
