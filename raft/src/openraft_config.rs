@@ -17,6 +17,9 @@ pub(crate) fn raft_config(config: &NodeConfig) -> Result<openraft::Config, Start
         // A leader that reaches its followers, but does not receive their answers, would keep them from electing for
         // ever. Without a quorum it falls silent for long enough that they can elect another.
         quorum_loss_probe_interval: Some(timing.election_max_ms * 2 + timing.heartbeat_ms),
+        // A follower whose disk was put back has less than it acknowledged: see `protocol::acknowledged`. It gets its
+        // entries again.
+        allow_log_reversion: Some(true),
         install_snapshot_timeout: timing.snapshot_install_ms,
         // openraft's policy counts entries only: see `apply::snapshot_policy`.
         snapshot_policy: openraft::SnapshotPolicy::Never,

@@ -6,6 +6,7 @@
 //!   identity.json   node, incarnation, cluster
 //!   log/            the Raft log
 //!   snapshots/      snapshots of the state machine
+//!   acknowledged    what this node knows that each member has acknowledged: may be missing or old
 //!   condemned       only if its node once diverged from the others: the reason
 //! ```
 //!
@@ -36,6 +37,7 @@ const IDENTITY_NAME: &str = "identity.json";
 const LOG_NAME: &str = "log";
 const SNAPSHOTS_NAME: &str = "snapshots";
 const CONDEMNED_NAME: &str = "condemned";
+const ACKNOWLEDGED_NAME: &str = "acknowledged";
 /// A directory that a fresh file system contains.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -172,6 +174,25 @@ impl DataDir {
     /// Marks the directory, durably, as one that must not be opened again, because its content made its node diverge.
     pub fn condemn(&self, what: &str) -> Result<(), StorageError> {
         durable::write_file(&self.path.join(CONDEMNED_NAME), what.as_bytes())
+    }
+
+    /// Replaces what this node knows to be acknowledged. The caller's text has one line. A power cut may take it back
+    /// unless `durable`.
+    pub fn save_acknowledged(&self, text: &str, durable: bool) -> Result<(), StorageError> {
+        let path = self.path.join(ACKNOWLEDGED_NAME);
+        let content = format!("{text}\n{:08x}\n", crc32c::crc32c(text.as_bytes()));
+        match durable {
+            true => durable::write_file(&path, content.as_bytes()),
+            false => durable::write_file_unsynced(&path, content.as_bytes()),
+        }
+    }
+
+    /// Returns the text last given to [`DataDir::save_acknowledged`], if it is there and whole.
+    pub fn acknowledged(&self) -> Option<String> {
+        let content = fs::read_to_string(self.path.join(ACKNOWLEDGED_NAME)).ok()?;
+        let (text, checksum) = content.split_once('\n')?;
+        let checksum = u32::from_str_radix(checksum.trim_end(), 16).ok()?;
+        (checksum == crc32c::crc32c(text.as_bytes())).then(|| text.to_owned())
     }
 
     /// Returns the path of the log.
@@ -356,6 +377,24 @@ mod tests {
             "{refused}"
         );
         assert!(refused.to_string().contains("new id"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_acknowledged_reads_back_unless_it_is_damaged() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(root.path(), 3).unwrap();
+        assert_eq!(dir.acknowledged(), None);
+        for durable in [false, true] {
+            let text = format!("c=1.2 {durable}");
+            dir.save_acknowledged(&text, durable).unwrap();
+            assert_eq!(dir.acknowledged(), Some(text));
+        }
+        let path = root.path().join(ACKNOWLEDGED_NAME);
+        let whole = fs::read(&path).unwrap();
+        for kept in 0..whole.len() - 1 {
+            fs::write(&path, &whole[..kept]).unwrap();
+            assert_eq!(dir.acknowledged(), None, "{kept} bytes");
+        }
     }
 
     #[test]

@@ -172,6 +172,18 @@ pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<(), StorageError
     rename(&unfinished, path)
 }
 
+/// Replaces a small file without syncing it. A crash of the process leaves the old content or the new; a power cut may
+/// leave neither.
+pub(crate) fn write_file_unsynced(path: &Path, content: &[u8]) -> Result<(), StorageError> {
+    let unfinished = unfinished_name(path);
+    let mut file = create_file(&unfinished)
+        .map_err(|error| StorageError::io("create", &unfinished, &error))?;
+    file.write_all(content)
+        .map_err(|error| StorageError::io("write", &unfinished, &error))?;
+    drop(file);
+    fs::rename(&unfinished, path).map_err(|error| StorageError::io("rename", &unfinished, &error))
+}
+
 /// Returns the name under which a file is written until it is complete.
 pub(crate) fn unfinished_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_os_string();

@@ -20,7 +20,9 @@ use crate::fatal::FatalErrorSignal;
 use crate::level::Level;
 use crate::low_priority;
 use crate::metrics::ConsensusMetrics;
+use crate::protocol::acknowledged::Acknowledged;
 use crate::protocol::entry_format;
+use crate::protocol::history::History;
 use crate::protocol::levels::Levels;
 use crate::removal::RemovalSignal;
 use crate::state_machine::{EntryView, Frozen, StateMachine};
@@ -54,6 +56,8 @@ pub(crate) struct Context {
     pub snapshot_due: Arc<Notify>,
     pub metrics: Arc<ConsensusMetrics>,
     pub levels: Arc<Levels>,
+    pub history: Arc<History>,
+    pub acknowledged: Arc<Acknowledged>,
 }
 
 /// Owner of the state machine.
@@ -71,6 +75,8 @@ pub(crate) struct Applier<S: StateMachine> {
     snapshot_due: Arc<Notify>,
     metrics: Arc<ConsensusMetrics>,
     levels: Arc<Levels>,
+    history: Arc<History>,
+    acknowledged: Arc<Acknowledged>,
 }
 
 impl<S: StateMachine> Applier<S> {
@@ -86,6 +92,8 @@ impl<S: StateMachine> Applier<S> {
             snapshot_due,
             metrics,
             levels,
+            history,
+            acknowledged,
         } = context;
         Applier {
             machine: Arc::new(Mutex::new(machine)),
@@ -100,6 +108,8 @@ impl<S: StateMachine> Applier<S> {
             snapshot_due,
             metrics,
             levels,
+            history,
+            acknowledged,
         }
     }
 
@@ -162,6 +172,7 @@ impl<S: StateMachine> Applier<S> {
 
     fn applied_one(&mut self, id: LogId, replies: Replies) -> Replies {
         self.last = Some(id);
+        self.acknowledged.record_applied(id);
         // Published before the proposer gets its reply: with the index of the reply a caller may wait for this node to
         // have applied it.
         self.applied.send_replace(Applied {
@@ -230,6 +241,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
                 },
                 used_ids: self.used_ids.get(),
                 level: self.levels.in_effect(),
+                history: self.last.and_then(|last| self.history.anchor_at(last)),
             },
             snapshots: self.snapshots.clone(),
             fatal_error: self.fatal_error.clone(),
@@ -247,6 +259,7 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         let started = std::time::Instant::now();
         let used_ids = snapshot.used_ids().clone();
         let level = snapshot.level();
+        let history = snapshot.history().cloned();
         self.levels
             .check_understood("a snapshot", level)
             .map_err(|e| self.fail("cannot restore a snapshot", e.into()))?;
@@ -283,6 +296,10 @@ impl<S: StateMachine> RaftStateMachine<Config> for Applier<S> {
         self.used_ids.apply(membership_index, members, used_ids);
         self.signal_own_removal();
         if let Some(id) = meta.last_log_id {
+            if let Some(history) = history {
+                self.history.set_anchor(id, history);
+            }
+            self.acknowledged.record_applied(id);
             self.applied.send_replace(Applied {
                 index: id.index,
                 term: id.leader_id.term,

@@ -82,6 +82,7 @@ pub(crate) async fn hello_to(
         lane: Lane::Control,
         path: HELLO_PATH,
         deadline: Duration::from_millis(transport.timing.connect_ms * 5),
+        history: None,
     };
     let put = |out: &mut bytes::BytesMut| messages::put(out, &body);
     let (answer, version) = transport.call_by(route, target, put, 64).await?;

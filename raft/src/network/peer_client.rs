@@ -23,9 +23,12 @@ use crate::leadership::change_reason::{LeaderChangeReason, LeaderChangeReasons, 
 use crate::level::Level;
 use crate::network::append_pipeline::{InFlight, pipelined};
 use crate::network::snapshot_transfer;
-use crate::network::transport::{CallError, Lane, Route, Target, Transport};
+use crate::network::transport::{
+    APPEND_PATH, CallError, HEARTBEAT_PATH, Lane, Route, Target, Transport,
+};
 use crate::protocol::entry_format;
 use crate::protocol::entry_format::DecodeError;
+use crate::protocol::history::History;
 use crate::protocol::messages;
 use crate::protocol::messages::{
     AppendReply, TransferReply, TransferRequestV1, VoteReply, VoteRequestV1,
@@ -40,6 +43,7 @@ pub(crate) struct NetworkFactory {
     pub change_reasons: Arc<LeaderChangeReasons>,
     pub disk_space: Arc<ClusterDiskSpace>,
     pub append_reach: Arc<AppendReach>,
+    pub history: Arc<History>,
 }
 
 /// Client of one peer on one lane.
@@ -48,6 +52,7 @@ pub(crate) struct PeerClient {
     change_reasons: Arc<LeaderChangeReasons>,
     disk_space: Arc<ClusterDiskSpace>,
     append_reach: Arc<AppendReach>,
+    history: Arc<History>,
     target: Target,
     lane: Lane,
     /// Deadline of an append. Heartbeats have openraft's own, shorter deadline.
@@ -65,6 +70,7 @@ impl NetworkFactory {
             change_reasons: Arc::clone(&self.change_reasons),
             disk_space: Arc::clone(&self.disk_space),
             append_reach: Arc::clone(&self.append_reach),
+            history: Arc::clone(&self.history),
             target: Target::member(id, member),
             lane,
             append_deadline,
@@ -131,6 +137,10 @@ impl PeerClient {
         why: LeaderChangeReason,
         option: RPCOption,
     ) -> Result<VoteResponse<Config>, RPCError<Config>> {
+        if let Some(why) = self.transport.acknowledged.refuses_campaign() {
+            let why = std::io::Error::other(why);
+            return Err(RPCError::Unreachable(Unreachable::new(&why)));
+        }
         let body = VoteRequestV1::new(request, why);
         let answer = self
             .transport
@@ -166,11 +176,12 @@ impl PeerClient {
                     level: self.level_of(rpc),
                     lane: self.lane,
                     path: if rpc.entries.is_empty() {
-                        "/raft/heartbeat"
+                        HEARTBEAT_PATH
                     } else {
-                        "/raft/append"
+                        APPEND_PATH
                     },
                     deadline,
+                    history: self.history.header(rpc.prev_log_id),
                 },
                 &self.target,
                 |out| out.extend_from_slice(&body),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -20,6 +20,8 @@ use crate::error::StartError;
 use crate::leadership::change_reason::CHANGE_REASON_HEADER;
 use crate::level::{Level, NodeVersion};
 use crate::node_address::NodeAddress;
+use crate::protocol::acknowledged::{ACKNOWLEDGED_HEADER, Acknowledged};
+use crate::protocol::history::HISTORY_HEADER;
 use crate::protocol::identity::Identity;
 use crate::protocol::levels::{self, Levels, VERSION_HEADER};
 use crate::protocol::messages;
@@ -42,13 +44,15 @@ pub(crate) enum Lane {
 }
 
 /// Way of a message to its receiver.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Route<'a> {
     /// Level that the receiver must understand to handle the message.
     pub level: Level,
     pub lane: Lane,
     pub path: &'a str,
     pub deadline: Duration,
+    /// Checksums of the entry that the message continues.
+    pub history: Option<HeaderValue>,
 }
 
 /// Address of a call, and the node that is expected there.
@@ -118,6 +122,7 @@ pub(crate) struct Transport {
     pub identity: Arc<Identity>,
     pub levels: Arc<Levels>,
     pub sessions: Sessions,
+    pub acknowledged: Arc<Acknowledged>,
     pub timing: Timing,
     removal: RemovalSignal,
     control: reqwest::Client,
@@ -135,6 +140,7 @@ impl Transport {
     pub(crate) fn new(
         identity: Arc<Identity>,
         levels: Arc<Levels>,
+        acknowledged: Arc<Acknowledged>,
         timing: Timing,
         removal: RemovalSignal,
     ) -> Result<Self, StartError> {
@@ -168,6 +174,7 @@ impl Transport {
             identity,
             levels,
             sessions: Sessions::new(),
+            acknowledged,
             timing,
             removal,
             refusals: Mutex::default(),
@@ -198,6 +205,7 @@ impl Transport {
             lane,
             path,
             deadline,
+            history: None,
         };
         let called = self.call_by(route, target, body, body_bytes);
         called.await.map(|(answer, _)| answer)
@@ -216,6 +224,7 @@ impl Transport {
             lane,
             path,
             deadline,
+            history,
         } = route;
         let mut message = messages::frame(
             level,
@@ -223,7 +232,10 @@ impl Transport {
             body_bytes,
         );
         body(&mut message);
-        let request = self.client(lane).post(target.url(path)?);
+        let mut request = self.client(lane).post(target.url(path)?);
+        if let Some(history) = history {
+            request = request.header(HISTORY_HEADER, history);
+        }
         self.send(target, request.body(message.freeze()), deadline)
             .await
     }
@@ -255,14 +267,20 @@ impl Transport {
         request: reqwest::RequestBuilder,
         deadline: Duration,
     ) -> Result<(Bytes, NodeVersion), CallError> {
-        let sent = request
-            .header(SESSION_HEADER, self.sessions.own())
-            .timeout(deadline)
-            .send()
-            .await;
+        let mut request = request.header(SESSION_HEADER, self.sessions.own());
+        let known = self.acknowledged.acknowledged_by(target.id);
+        if let Some(acknowledged) = self.acknowledged.header() {
+            request = request.header(ACKNOWLEDGED_HEADER, acknowledged);
+        }
+        let sent = request.timeout(deadline).send().await;
         let response = sent.map_err(|e| failed(target, &e, deadline))?;
         let status = response.status();
         self.read_headers(target, status.is_success(), response.headers());
+        // Only a node that has found the message to be for it adds these headers.
+        if !target.incarnation.is_nil() {
+            self.acknowledged
+                .record_answer(target.id, known, response.headers());
+        }
         let version = levels::announced(response.headers());
         let answer = response
             .bytes()
@@ -379,6 +397,9 @@ impl Transport {
 /// Header of an answer to a removed node: index of the log entry by which it was removed, or of a later one.
 pub(crate) const REMOVED_HEADER: HeaderName = HeaderName::from_static("triarch-removed-at");
 pub(crate) const LIVENESS_PATH: &str = "/raft/watch";
+pub(crate) const APPEND_PATH: &str = "/raft/append";
+pub(crate) const HEARTBEAT_PATH: &str = "/raft/heartbeat";
+pub(crate) const CLOCK_PATH: &str = "/raft/clock";
 
 fn failed(target: &Target, e: &reqwest::Error, waited: Duration) -> CallError {
     let (id, addr) = (target.id, target.addr.clone());

@@ -26,6 +26,7 @@ use crate::metrics::ConsensusMetrics;
 use crate::node::peer_questions;
 use crate::node::peer_server;
 use crate::node::peer_server::PeerService;
+use crate::node::snapshot_receiver;
 use crate::node::status_report;
 use crate::node_address::NodeAddress;
 use crate::proposals::batcher::Proposer;
@@ -287,7 +288,7 @@ impl<S: StateMachine> Node<S> {
     pub fn routes(&self) -> axum::Router {
         peer_server::routes(
             Arc::clone(&self.inner.peer_service),
-            peer_questions::routes(),
+            peer_questions::routes().merge(snapshot_receiver::routes()),
         )
     }
 

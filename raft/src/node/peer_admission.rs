@@ -29,7 +29,9 @@ use crate::level::Level;
 use crate::membership::hello::{HELLO_PATH, hello_to};
 use crate::membership::senders::{SenderLookup, SenderVerdict};
 use crate::network::transport::{REMOVED_HEADER, Target, Transport};
+use crate::node::contradiction_check::ContradictionCheck;
 use crate::node::peer_budget::{MessagePlace, PeerBudgets};
+use crate::protocol::acknowledged;
 use crate::protocol::identity;
 use crate::protocol::identity::Identity;
 use crate::protocol::levels::{Levels, VERSION_HEADER};
@@ -58,6 +60,7 @@ pub(crate) struct PeerAdmission<S: StateMachine> {
     pub identity: Arc<Identity>,
     pub raft: Raft<S>,
     pub transport: Arc<Transport>,
+    pub contradictions: Arc<ContradictionCheck>,
     pub used_ids: UsedNodeIds,
     pub senders: SenderLookup<S>,
     pub budgets: Arc<PeerBudgets>,
@@ -107,8 +110,12 @@ pub(crate) async fn of_members<S: StateMachine>(
 ) -> Response {
     let mut response = match admission.admit(request).await {
         Ok((request, from, place)) => {
+            let question = acknowledged::question(request.headers());
             let mut response = next.run(request).await;
             response.extensions_mut().insert(IdentifiedPeer(from));
+            // These headers show that the message was found to be for this node.
+            let headers = admission.transport.acknowledged.answer_headers(&question);
+            response.headers_mut().extend(headers);
             drop(place);
             response
         }
@@ -165,6 +172,7 @@ impl<S: StateMachine> PeerAdmission<S> {
         let mut incoming = IncomingMessage::new(body, self.message_timeout);
         let envelope = incoming.envelope(self.levels().understood()).await?;
         self.check_sender(&envelope, &parts.headers).await?;
+        self.ask_if_contradicted(envelope.from, &parts.headers);
         if declared_bytes(&parts.headers).is_some_and(|bytes| bytes > self.message_bytes_max) {
             return Err(too_large(self.message_bytes_max).into());
         }
@@ -301,6 +309,22 @@ impl<S: StateMachine> PeerAdmission<S> {
                     header: Some((REFUSED_HEADER, HeaderValue::from_static(DUPLICATE))),
                 })
             }
+        }
+    }
+
+    /// Asks a member what it has applied, if a message in its name contradicts this node's history.
+    fn ask_if_contradicted(&self, from: u64, headers: &HeaderMap) {
+        if self
+            .transport
+            .acknowledged
+            .contradicted_by(headers)
+            .is_none()
+        {
+            return;
+        }
+        if let Some(member) = membership(&self.raft).get_node(&from).cloned() {
+            let contradictions = Arc::clone(&self.contradictions);
+            tokio::spawn(async move { contradictions.ask(from, &member).await });
         }
     }
 

@@ -25,25 +25,26 @@ use serde::Serialize;
 use tokio::sync::watch;
 use triarch_storage::SpaceLevel;
 
-use crate::apply::applier::Raft;
+use crate::apply::applier::{Raft, membership};
 use crate::leadership::change_reason::{
     CHANGE_REASON_HEADER, LeaderChangeReason, LeaderChangeReasons, TransferReason,
 };
 use crate::leadership::role::LeaderContact;
 use crate::membership::bootstrap::{Adopt, Bootstrapper, Form};
 use crate::membership::hello::{HELLO_PATH, Hello, HelloReply};
-use crate::network::snapshot_transfer::{Announcement, ChunkHead, TransferProgress};
-use crate::network::transport::LIVENESS_PATH;
+use crate::network::transport::{APPEND_PATH, CLOCK_PATH, HEARTBEAT_PATH, LIVENESS_PATH};
+use crate::node::contradiction_check::ContradictionCheck;
 use crate::node::peer_admission;
 use crate::node::peer_admission::PeerAdmission;
 use crate::proposals::read_index::ReadBarrier;
 use crate::protocol::entry_format;
 use crate::protocol::entry_format::{DecodeError, STAMP_MS_MAX};
+use crate::protocol::history::Conflict;
 use crate::protocol::levels::Levels;
 use crate::protocol::messages;
 use crate::protocol::messages::{
     AppendReply, Envelope, NodeHealth, Refusal, TransferReply, TransferRequestV1, VoteReply,
-    VoteRequestV1, VoteV1,
+    VoteRequestV1,
 };
 use crate::state_machine::StateMachine;
 use crate::storage::disk_space::ClusterDiskSpace;
@@ -51,12 +52,13 @@ use crate::storage::snapshot_store::{IncomingSnapshot, Snapshots};
 use crate::tasks::append_probe::AppendProber;
 use crate::tasks::clock_sync::ClockReply;
 use crate::tasks::divergence_check::{DigestHistory, DigestReply, DigestRequest};
-use crate::types::{Config, Entry, LogId, Payload, Snapshot, SnapshotMeta, Vote};
+use crate::types::{Config, Entry, LogId, Payload, SnapshotMeta, Vote};
 
 /// State of the handlers.
 pub(crate) struct PeerService<S: StateMachine> {
     pub admission: Arc<PeerAdmission<S>>,
     pub levels: Arc<Levels>,
+    pub contradictions: Arc<ContradictionCheck>,
     pub raft: Raft<S>,
     pub bootstrapper: Arc<Bootstrapper<S>>,
     pub leader_contact: Arc<LeaderContact>,
@@ -87,16 +89,13 @@ pub(crate) fn routes<S: StateMachine>(
 ) -> Router {
     let admission = || Arc::clone(&service.admission);
     let members = Router::new()
-        .route("/raft/append", post(append::<S>))
-        .route("/raft/heartbeat", post(append::<S>))
+        .route(APPEND_PATH, post(append::<S>))
+        .route(HEARTBEAT_PATH, post(append::<S>))
         .route("/raft/vote", post(vote::<S>))
         .route("/raft/pre-vote", post(pre_vote::<S>))
         .route("/raft/transfer", post(transfer::<S>))
-        .route("/raft/snapshot/announce", post(announce::<S>))
-        .route("/raft/snapshot/chunk", post(chunk::<S>))
-        .route("/raft/snapshot/install", post(install::<S>))
         .route("/raft/digest", post(digest::<S>))
-        .route("/raft/clock", post(clock))
+        .route(CLOCK_PATH, post(clock))
         .route(LIVENESS_PATH, post(hold_liveness::<S>))
         .merge(more)
         .route_layer(from_fn_with_state(
@@ -160,13 +159,36 @@ impl<T: Serialize> IntoResponse for WithHealth<T> {
 
 impl<S: StateMachine> PeerService<S> {
     /// Refuses an absurd term. See [`messages::check_term`].
-    fn check_term(&self, theirs: u64) -> PeerResult<()> {
+    pub(super) fn check_term(&self, theirs: u64) -> PeerResult<()> {
         let own = self.raft.metrics().borrow_watched().vote.leader_id.term;
         Ok(messages::check_term(own, theirs)?)
     }
 
+    /// Refuses a message of the leader of `vote` if it contradicts this node's history. Consensus refuses a leader that is
+    /// deposed, whatever it sends.
+    pub(super) async fn refuse_contradiction(
+        &self,
+        from: u64,
+        vote: &Vote,
+        conflict: Option<Conflict>,
+    ) -> PeerResult<()> {
+        let Some(conflict) = conflict else {
+            return Ok(());
+        };
+        let theirs = vote.leader_id.term;
+        let own = self
+            .raft
+            .with_raft_state(|state| state.vote_ref().leader_id.term);
+        if own.await? > theirs {
+            return Ok(());
+        }
+        let sender = membership(&self.raft).get_node(&from).cloned();
+        let refusal = self.contradictions.refusal(from, sender.as_ref(), conflict);
+        Err(refusal.await)
+    }
+
     /// Returns this node's vote, if it is above `theirs`.
-    fn higher_vote(&self, theirs: &Vote) -> Option<Vote> {
+    pub(super) fn higher_vote(&self, theirs: &Vote) -> Option<Vote> {
         let mine = self.raft.metrics().borrow_watched().vote;
         (mine.leader_id.term > theirs.leader_id.term).then_some(mine)
     }
@@ -174,7 +196,12 @@ impl<S: StateMachine> PeerService<S> {
     fn withheld_vote(&self, request: &VoteRequestV1) -> Option<VoteReply> {
         // The leader itself requests a transfer, so its lease need not be waited for.
         let may_vote = request.transfer || Instant::now() >= self.elections_from;
-        if may_vote && self.disk_space.own().level != SpaceLevel::Full {
+        let refused = self
+            .admission
+            .transport
+            .acknowledged
+            .refuses_vote(request.term(), request.last());
+        if may_vote && !refused && self.disk_space.own().level != SpaceLevel::Full {
             return None;
         }
         let mine = self.raft.metrics().borrow_watched().vote;
@@ -297,13 +324,14 @@ impl<S: StateMachine> PeerService<S> {
         }
     }
 
-    fn has_applied(&self, meta: &SnapshotMeta) -> bool {
+    pub(super) fn has_applied(&self, meta: &SnapshotMeta) -> bool {
         self.raft.metrics().borrow_watched().last_applied >= meta.last_log_id
     }
 }
 
 async fn append<S: StateMachine>(
     State(service): ServiceState<S>,
+    headers: HeaderMap,
     Extension(envelope): Extension<Envelope>,
     message: Bytes,
 ) -> PeerResult<WithHealth<AppendReply>> {
@@ -316,8 +344,22 @@ async fn append<S: StateMachine>(
     service.check_term(request.vote.leader_id.term)?;
     service.check_disk_space(&request)?;
     service.check_commands(&request)?;
+    service.contradictions.check_running()?;
+    let conflict = service
+        .contradictions
+        .conflict_with_append(&request, &headers);
+    service
+        .refuse_contradiction(envelope.from, &request.vote, conflict)
+        .await?;
     let commit_index = request.leader_commit.index().unwrap_or(0);
     let response = service.append_or_heartbeat(request).await?;
+    if matches!(response, AppendEntriesResponse::Success) {
+        service
+            .admission
+            .transport
+            .acknowledged
+            .record_leader(&headers);
+    }
     if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
         service.leader_contact.record(commit_index);
     }
@@ -447,130 +489,4 @@ async fn hold_liveness<S: StateMachine>(
         Ok::<_, std::io::Error>(Bytes::new())
     });
     Body::from_stream(never)
-}
-
-async fn announce<S: StateMachine>(
-    State(service): ServiceState<S>,
-    Extension(envelope): Extension<Envelope>,
-    message: Bytes,
-) -> PeerResult<Postcard<TransferProgress>> {
-    let body: Announcement = messages::decode("a snapshot", &message)?;
-    service.check_term(body.vote.term())?;
-    if let Some(mine) = service.higher_vote(&body.vote.into()) {
-        return Ok(Postcard(TransferProgress::Deposed {
-            vote: (&mine).into(),
-        }));
-    }
-    let announced = body.announced(&envelope)?;
-    if service.has_applied(&announced.meta) {
-        return Ok(Postcard(TransferProgress::At {
-            offset: announced.file_bytes,
-        }));
-    }
-    let mut slot = service.incoming.lock().await;
-    if let Some(known) = slot
-        .as_ref()
-        .filter(|known| *known.announced() == announced)
-    {
-        return Ok(Postcard(TransferProgress::At {
-            offset: known.received(),
-        }));
-    }
-    if !service.snapshots.has_space_for(announced.file_bytes) {
-        return Err(Refusal::DiskLow);
-    }
-    *slot = None;
-    let fresh = service.snapshots.receive(announced).map_err(disk_refusal)?;
-    let offset = slot.insert(fresh).received();
-    Ok(Postcard(TransferProgress::At { offset }))
-}
-
-async fn chunk<S: StateMachine>(
-    State(service): ServiceState<S>,
-    Extension(envelope): Extension<Envelope>,
-    message: Bytes,
-) -> PeerResult<Postcard<TransferProgress>> {
-    let (head, rest) = postcard::take_from_bytes::<ChunkHead>(&message)
-        .map_err(|e| DecodeError::new("a chunk of a snapshot", e.to_string()))?;
-    let contents = message.slice(message.len() - rest.len()..);
-    if crc32c::crc32c(&contents) != head.crc {
-        return Err(Refusal::Malformed(
-            "a chunk of a snapshot was damaged in transit".into(),
-        ));
-    }
-    if !service.snapshots.has_space_for(contents.len() as u64) {
-        return Err(Refusal::DiskLow);
-    }
-    let mut slot = service.incoming.lock().await;
-    let from_here = |incoming: &mut IncomingSnapshot| {
-        let announced = incoming.announced();
-        announced.sender == envelope.from_incarnation && announced.sequence == head.sequence
-    };
-    let Some(mut incoming) = slot.take_if(from_here) else {
-        return Ok(Postcard(TransferProgress::Unannounced));
-    };
-    if incoming.received() != head.offset {
-        let offset = slot.insert(incoming).received();
-        return Ok(Postcard(TransferProgress::At { offset }));
-    }
-    // After a failed write the received part is discarded. The sender announces the snapshot again and starts over.
-    let written = tokio::task::spawn_blocking(move || {
-        incoming.write_at(head.offset, &contents).map(|()| incoming)
-    });
-    let incoming = joined(written.await)?.map_err(disk_refusal)?;
-    let offset = slot.insert(incoming).received();
-    Ok(Postcard(TransferProgress::At { offset }))
-}
-
-async fn install<S: StateMachine>(
-    State(service): ServiceState<S>,
-    Extension(envelope): Extension<Envelope>,
-    message: Bytes,
-) -> PeerResult<Postcard<VoteV1>> {
-    let body: Announcement = messages::decode("the installation of a snapshot", &message)?;
-    service.check_term(body.vote.term())?;
-    let vote = Vote::from(body.vote);
-    if let Some(mine) = service.higher_vote(&vote) {
-        return Ok(Postcard((&mine).into()));
-    }
-    let announced = body.announced(&envelope)?;
-    if service.has_applied(&announced.meta) {
-        return Ok(Postcard((&vote).into()));
-    }
-    let complete = |incoming: &mut IncomingSnapshot| {
-        *incoming.announced() == announced && incoming.is_complete()
-    };
-    let Some(incoming) = service.incoming.lock().await.take_if(complete) else {
-        return Err(Refusal::Rule("it does not have that snapshot".into()));
-    };
-    // Openraft removes what contradicts the snapshot from the log, so the snapshot must be known to be readable before.
-    let levels = Arc::clone(&service.levels);
-    let stored = tokio::task::spawn_blocking(move || incoming.into_stored(&levels, S::load));
-    let stored = joined(stored.await)?.map_err(unreadable_snapshot)?;
-    let snapshot = Snapshot {
-        meta: announced.meta,
-        snapshot: stored,
-    };
-    let response = service.raft.install_full_snapshot(vote, snapshot).await?;
-    Ok(Postcard((&response.vote).into()))
-}
-
-fn joined<T>(result: Result<T, tokio::task::JoinError>) -> PeerResult<T> {
-    result.map_err(|panic| Refusal::Stopping(panic.to_string()))
-}
-
-/// Maps an error of a received snapshot to a refusal: malformed, unless the disk failed.
-fn unreadable_snapshot(e: std::io::Error) -> Refusal {
-    match e.kind() {
-        std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => {
-            Refusal::Malformed(format!("a snapshot: {e}"))
-        }
-        _ => disk_refusal(e),
-    }
-}
-
-/// Maps a disk error during the receipt of a snapshot to a refusal. No node relies on a snapshot before it is
-/// installed, so this node continues and the sender retries.
-fn disk_refusal(e: std::io::Error) -> Refusal {
-    Refusal::Rule(format!("it cannot store the snapshot: {e}"))
 }

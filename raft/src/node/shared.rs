@@ -12,6 +12,8 @@ use crate::leadership::change_reason::LeaderChangeReasons;
 use crate::leadership::role::{LeaderContact, LeadershipTransfer};
 use crate::metrics::ConsensusMetrics;
 use crate::network::transport::Transport;
+use crate::node::contradiction_check::ContradictionCheck;
+use crate::protocol::acknowledged::Acknowledged;
 use crate::protocol::identity::Identity;
 use crate::protocol::levels::Levels;
 use crate::removal::RemovalSignal;
@@ -25,7 +27,9 @@ const PEER_HEALTH_MAX_AGE_LEASES: u32 = 4;
 pub(super) struct Shared {
     pub(super) identity: Arc<Identity>,
     pub(super) levels: Arc<Levels>,
+    pub(super) acknowledged: Arc<Acknowledged>,
     pub(super) transport: Arc<Transport>,
+    pub(super) contradictions: Arc<ContradictionCheck>,
     pub(super) fatal_error: FatalErrorSignal,
     pub(super) removal: RemovalSignal,
     pub(super) metrics: Arc<ConsensusMetrics>,
@@ -48,12 +52,22 @@ impl Shared {
         ));
         let removal = RemovalSignal::new(config.node_id);
         let levels = Arc::new(Levels::new(&config.program_version, config.level_max)?);
+        let acknowledged = Arc::new(Acknowledged::new(
+            config.node_id,
+            Arc::clone(&storage.history),
+            storage.acknowledged.clone(),
+        ));
         let transport = Arc::new(Transport::new(
             Arc::clone(&identity),
             Arc::clone(&levels),
+            Arc::clone(&acknowledged),
             config.timing.clone(),
             removal.clone(),
         )?);
+        let contradictions = Arc::new(ContradictionCheck::new(
+            Arc::clone(&storage.history),
+            Arc::clone(&transport),
+        ));
         let disk_space = Arc::new(ClusterDiskSpace::new(
             storage.space.clone(),
             Arc::clone(&storage.log_metrics),
@@ -65,7 +79,9 @@ impl Shared {
         Ok(Shared {
             identity,
             levels,
+            acknowledged,
             transport,
+            contradictions,
             fatal_error: FatalErrorSignal::new(),
             removal,
             metrics,

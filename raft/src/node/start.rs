@@ -38,6 +38,7 @@ use crate::status::Leadership;
 use crate::storage::log_store::RaftLog;
 use crate::storage::open;
 use crate::storage::open::OpenedStorage;
+use crate::tasks::acknowledgement_recorder::AcknowledgementRecorder;
 use crate::tasks::append_probe::AppendProber;
 use crate::tasks::automatic_snapshot::snapshot_when_due;
 use crate::tasks::clock_sync::ClockSync;
@@ -126,6 +127,8 @@ async fn start_consensus<S: StateMachine>(
             snapshot_due: Arc::clone(&snapshot_due),
             metrics: Arc::clone(&shared.metrics),
             levels: Arc::clone(&shared.levels),
+            history: Arc::clone(&storage.history),
+            acknowledged: Arc::clone(&shared.acknowledged),
         },
     );
     let (applied, used_ids) = (applier.applied(), applier.used_ids());
@@ -135,12 +138,14 @@ async fn start_consensus<S: StateMachine>(
         config.limits.append_bytes_max,
         config.node_id,
         Arc::clone(&shared.metrics),
+        Arc::clone(&storage.history),
     );
     let network = NetworkFactory {
         transport: Arc::clone(&shared.transport),
         change_reasons: Arc::clone(&shared.change_reasons),
         disk_space: Arc::clone(&shared.disk_space),
         append_reach: Arc::clone(&shared.append_reach),
+        history: Arc::clone(&storage.history),
     };
     let has_voted = storage.log.vote().is_some();
     let raft_config = Arc::new(raft_config(config)?);
@@ -298,6 +303,7 @@ impl<S: StateMachine> Assembly<S> {
         Arc::new(PeerService {
             admission: self.peer_admission(),
             levels: Arc::clone(&self.shared.levels),
+            contradictions: Arc::clone(&self.shared.contradictions),
             raft: self.consensus.raft.clone(),
             bootstrapper: Arc::clone(bootstrapper),
             leader_contact: Arc::clone(&self.shared.leader_contact),
@@ -326,6 +332,17 @@ impl<S: StateMachine> Assembly<S> {
             transport: Arc::clone(&self.shared.transport),
             append_reach: Arc::clone(&self.shared.append_reach),
             disk_space: Arc::clone(&self.shared.disk_space),
+        }
+    }
+
+    fn acknowledgement_recorder(&self) -> AcknowledgementRecorder<S> {
+        AcknowledgementRecorder {
+            raft: self.consensus.raft.clone(),
+            acknowledged: Arc::clone(&self.shared.acknowledged),
+            directory: Arc::clone(&self.storage.directory),
+            fatal_error: self.shared.fatal_error.clone(),
+            tick: self.tick(),
+            stopping: self.signals.stop.clone(),
         }
     }
 
@@ -363,6 +380,7 @@ impl<S: StateMachine> Assembly<S> {
             identity: Arc::clone(&self.shared.identity),
             raft: self.consensus.raft.clone(),
             transport: Arc::clone(&self.shared.transport),
+            contradictions: Arc::clone(&self.shared.contradictions),
             used_ids: self.consensus.used_ids.clone(),
             senders: SenderLookup {
                 raft: self.consensus.raft.clone(),
@@ -469,6 +487,7 @@ impl<S: StateMachine> Assembly<S> {
             tokio::spawn(until(stop(), observer.run())),
             tokio::spawn(until(stop(), readiness.run())),
             tokio::spawn(until(stop(), prober.run())),
+            tokio::spawn(self.acknowledgement_recorder().run()),
             tokio::spawn(until(stop(), commit_monitor.run())),
             tokio::spawn(until(stop(), digest_comparer.run())),
             tokio::spawn(until(stop(), self.clock_sync().run())),

@@ -184,6 +184,11 @@ pub(crate) fn encode_payload(payload: &Payload) -> Result<Bytes, DecodeError> {
     }
 }
 
+/// Returns whether each node encodes a payload itself. Other payloads are the leader's bytes on all nodes.
+pub(crate) fn is_encoded_by_each_node(payload: &[u8]) -> bool {
+    matches!(payload.first(), Some(&(BLANK | MEMBERSHIP_V1)))
+}
+
 pub(crate) fn decode_payload(bytes: Bytes) -> Result<Payload, DecodeError> {
     match bytes.first() {
         Some(&BLANK) if bytes.len() == 1 => Ok(Payload::Blank),

@@ -382,6 +382,11 @@ impl VoteRequestV1 {
         self.vote.term
     }
 
+    /// Returns the last entry of the candidate's log.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.last.map(Into::into)
+    }
+
     /// Returns the term of the campaign. Refuses a campaign in the name of another node than its sender `from`, and one
     /// that is already won.
     pub(crate) fn campaign_of(&self, from: u64) -> Result<u64, DecodeError> {

@@ -22,6 +22,7 @@ use triarch_storage::{Completion, LogPosition, LogRecord, LogStore, StorageError
 use crate::fatal::FatalErrorSignal;
 use crate::metrics::ConsensusMetrics;
 use crate::protocol::entry_format;
+use crate::protocol::history::History;
 use crate::types::{Config, Entry, LogId, Vote, log_id};
 
 /// Maximum bytes that one read may bring into memory while entries are applied or read in full.
@@ -36,6 +37,7 @@ pub(crate) struct RaftLog {
     append_bytes_max: usize,
     node_id: u64,
     metrics: Arc<ConsensusMetrics>,
+    history: Arc<History>,
 }
 
 impl RaftLog {
@@ -45,6 +47,7 @@ impl RaftLog {
         append_bytes_max: usize,
         node_id: u64,
         metrics: Arc<ConsensusMetrics>,
+        history: Arc<History>,
     ) -> Self {
         RaftLog {
             log,
@@ -52,6 +55,7 @@ impl RaftLog {
             append_bytes_max,
             node_id,
             metrics,
+            history,
         }
     }
 
@@ -120,7 +124,7 @@ impl RaftLog {
     }
 }
 
-fn position(id: &LogId) -> LogPosition {
+pub(crate) fn position(id: &LogId) -> LogPosition {
     // A term has one leader, so the term alone identifies the leader.
     LogPosition {
         term: id.leader_id.term,
@@ -129,7 +133,7 @@ fn position(id: &LogId) -> LogPosition {
     }
 }
 
-fn from_position(p: LogPosition) -> LogId {
+pub(crate) fn from_position(p: LogPosition) -> LogId {
     log_id(p.term, p.index)
 }
 
@@ -262,16 +266,24 @@ impl RaftLogStorage<Config> for RaftLog {
                 io::Error::other(e)
             }));
         });
-        self.log.append(records?, done).map_err(|e| self.fail(e))
+        let records = records?;
+        for record in &records {
+            self.history
+                .append(from_position(record.position), &record.payload);
+        }
+        self.log.append(records, done).map_err(|e| self.fail(e))
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        self.history
+            .truncate_from(last.map_or(0, |last| last.index + 1));
         self.log
             .truncate_after(last.as_ref().map(position), self.completion())
             .map_err(|e| self.fail(e))
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        self.history.purge(upto);
         self.log
             .purge(position(&upto), self.completion())
             .map_err(|e| self.fail(e))

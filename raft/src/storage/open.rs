@@ -9,6 +9,9 @@ use triarch_storage::{
 };
 use uuid::Uuid;
 
+use crate::protocol::acknowledged::Facts;
+use crate::protocol::history::History;
+use crate::storage::log_store::from_position;
 use crate::storage::snapshot_store::Snapshots;
 
 /// Names of the files of a data directory, for error messages of this module.
@@ -43,6 +46,16 @@ impl Directory {
         }
     }
 
+    /// Writes what is known to be acknowledged. Survives a power cut only if `durable`.
+    pub(crate) fn save_acknowledged(&self, text: &str, durable: bool) -> Result<(), StorageError> {
+        match &*self.dir.lock() {
+            Some(dir) => dir.save_acknowledged(text, durable),
+            None => Err(StorageError::Stopped(
+                "the data directory was closed".into(),
+            )),
+        }
+    }
+
     /// Releases the directory for another process. The log must be closed before.
     pub(crate) fn release(&self) {
         *self.dir.lock() = None;
@@ -56,7 +69,13 @@ pub(crate) struct OpenedStorage {
     pub space: FreeSpace,
     pub snapshots: Snapshots,
     pub log_metrics: Arc<LogMetrics>,
+    pub history: Arc<History>,
+    /// What was known to be acknowledged when the directory was last in use.
+    pub acknowledged: Facts,
 }
+
+/// Maximum bytes of the log that are in memory at once while its history is read.
+const READ_BYTES_MAX: usize = 8 << 20;
 
 /// Opens and checks everything. A node with a damaged disk does not start.
 pub(crate) fn open(
@@ -82,6 +101,9 @@ pub(crate) fn open(
     let space = log.space();
     let snapshots = Snapshots::new(dir.snapshots()?, space.clone());
     check_consistency(path, node_id, cluster.is_some(), log.state(), &snapshots)?;
+    let history = read_history(&log, &snapshots)?;
+    let acknowledged = dir.acknowledged();
+    let acknowledged = acknowledged.and_then(|text| Facts::from_text(&text));
     Ok(OpenedStorage {
         directory: Arc::new(Directory {
             incarnation: identity.incarnation,
@@ -92,7 +114,43 @@ pub(crate) fn open(
         space,
         snapshots,
         log_metrics,
+        history: Arc::new(history),
+        acknowledged: acknowledged.map_or_else(Facts::default, |(facts, _)| facts),
     })
+}
+
+/// Reads the history of the log: from the last snapshot on if it carries one, else from the first entry on.
+fn read_history(log: &impl LogStore, snapshots: &Snapshots) -> Result<History, StorageError> {
+    let history = History::default();
+    let state = log.state();
+    let snapshot = snapshots.current().ok().flatten();
+    let anchor = snapshot.and_then(|snapshot| {
+        let id = snapshot.meta().last_log_id?;
+        Some((id, snapshot.history()?.clone()))
+    });
+    let mut next = match (anchor, state.purged) {
+        (Some((id, anchor)), _) => {
+            history.begin_after(id, Some(anchor));
+            id.index + 1
+        }
+        (None, Some(purged)) => {
+            history.begin_after(from_position(purged), None);
+            purged.index + 1
+        }
+        (None, None) => 0,
+    };
+    let end = state.last.map_or(0, |last| last.index + 1);
+    while next < end {
+        let records = log.read(next..end, READ_BYTES_MAX)?;
+        let Some(last) = records.last() else {
+            break;
+        };
+        next = last.position.index + 1;
+        for record in &records {
+            history.append(from_position(record.position), &record.payload);
+        }
+    }
+    Ok(history)
 }
 
 /// Checks that the parts belong together. Each part was found sound by itself, but one may be lost, or of an earlier
@@ -161,6 +219,7 @@ mod tests {
                     meta,
                     used_ids: BTreeSet::new(),
                     level: Level::ONE,
+                    history: None,
                 },
                 |out| out.write_all(b"state"),
             )

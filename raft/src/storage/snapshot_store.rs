@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::level::Level;
 use crate::protocol::entry_format::DecodeError;
+use crate::protocol::history::Anchor;
 use crate::protocol::levels::Levels;
 use crate::protocol::messages;
 use crate::protocol::messages::SnapshotHeadV1;
@@ -68,6 +69,8 @@ pub(crate) struct SnapshotHead {
     pub used_ids: BTreeSet<u64>,
     /// Level of the cluster at the snapshot.
     pub level: Level,
+    /// History of the log up to the snapshot, if it is known. Not stored at level 1.
+    pub history: Option<Anchor>,
 }
 
 #[derive(Clone)]
@@ -149,6 +152,7 @@ impl Snapshots {
                     meta: SnapshotMeta::default(),
                     used_ids: BTreeSet::new(),
                     level: Level::ONE,
+                    history: None,
                 },
                 contents: Contents::Received(Arc::default()),
             }),
@@ -288,6 +292,7 @@ fn encode_head(head: &SnapshotHead) -> Bytes {
     // A head of level 1 ends here, as it always has.
     if head.level > Level::ONE && !mutated!(LevelNotInSnapshot) {
         messages::put(&mut out, &head.level.number());
+        messages::put(&mut out, &head.history);
     }
     out.freeze()
 }
@@ -296,14 +301,27 @@ pub(crate) fn decode_head(bytes: &[u8]) -> Result<SnapshotHead, DecodeError> {
     const WHAT: &str = "what a snapshot contains";
     let (read, rest) = postcard::take_from_bytes::<SnapshotHeadV1>(bytes)
         .map_err(|e| DecodeError::new(WHAT, e.to_string()))?;
-    let level = match rest {
-        [] => Some(Level::ONE),
-        rest => Level::new(messages::decode(WHAT, rest)?),
+    let (level, history) = match rest {
+        [] => (Some(Level::ONE), None),
+        rest => {
+            let (number, rest) = postcard::take_from_bytes(rest)
+                .map_err(|e| DecodeError::new(WHAT, e.to_string()))?;
+            let history: Option<Anchor> = match rest {
+                // Levels are older than histories.
+                [] => None,
+                rest => messages::decode(WHAT, rest)?,
+            };
+            if history.as_ref().is_some_and(|history| !history.is_sorted()) {
+                return Err(DecodeError::new(WHAT, "its terms are out of order"));
+            }
+            (Level::new(number), history)
+        }
     };
     Ok(SnapshotHead {
         meta: read.meta.into_meta()?,
         used_ids: read.used_ids,
         level: level.ok_or_else(|| DecodeError::new(WHAT, "its level is 0"))?,
+        history,
     })
 }
 
@@ -322,6 +340,11 @@ impl StoredSnapshot {
     /// Returns the level of the cluster at the snapshot.
     pub(crate) fn level(&self) -> Level {
         self.head.level
+    }
+
+    /// Returns the history of the log up to the snapshot, if it carries one.
+    pub(crate) fn history(&self) -> Option<&Anchor> {
+        self.head.history.as_ref()
     }
 
     /// Returns every node id used up to the snapshot.
@@ -405,6 +428,7 @@ impl IncomingSnapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::history::Epoch;
     use crate::types::log_id;
 
     fn head(level: Level) -> SnapshotHead {
@@ -416,16 +440,26 @@ mod tests {
             meta,
             used_ids: BTreeSet::from([1, 2, 3]),
             level,
+            history: (level > Level::ONE).then(|| Anchor {
+                chain: 5,
+                epochs: vec![Epoch {
+                    term: 3,
+                    first_index: 600,
+                }],
+            }),
         }
     }
 
     /// Heads of level 1 are those from before there were levels; programs of that time read no further.
     #[test]
-    fn a_head_of_level_1_says_nothing_of_levels_and_a_later_one_appends_its_level() {
+    fn a_head_of_level_1_says_nothing_of_levels_and_a_later_one_appends_level_and_history() {
         let plain = encode_head(&head(Level::ONE));
         assert_eq!(plain[..], [1, 3, 0xbc, 5, 0, 0, 0, 3, 1, 2, 3]);
         let later = encode_head(&head(Level::TWO));
-        assert_eq!(later[..], [&plain[..], &[2]].concat());
+        assert_eq!(
+            later[..],
+            [&plain[..], &[2], &[1, 5, 1, 3, 0xd8, 4]].concat()
+        );
         let older: SnapshotHeadV1 = messages::decode("a head", &later).unwrap();
         assert_eq!(older.used_ids, BTreeSet::from([1, 2, 3]));
         for level in [Level::ONE, Level::TWO] {

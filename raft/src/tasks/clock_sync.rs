@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::apply::applier::{Raft, membership};
-use crate::network::transport::{Lane, Target, Transport};
+use crate::network::transport::{CLOCK_PATH, Lane, Target, Transport};
 use crate::peer_clocks::{PeerClocks, wall_us};
 use crate::protocol::messages;
 use crate::state_machine::StateMachine;
@@ -71,7 +71,7 @@ impl<S: StateMachine> ClockSync<S> {
             .call(
                 Lane::Control,
                 &target,
-                "/raft/clock",
+                CLOCK_PATH,
                 |_| {},
                 0,
                 ROUND_TRIP_MAX,

@@ -2,6 +2,7 @@
 //!
 //! Each is a struct or a function with a `run`, started by the node and ended when it stops.
 
+pub(crate) mod acknowledgement_recorder;
 pub(crate) mod append_probe;
 pub(crate) mod automatic_snapshot;
 pub(crate) mod clock_sync;

@@ -16,6 +16,8 @@ use crate::config::SnapshotPolicy;
 use crate::fatal::FatalErrorSignal;
 use crate::level::Level;
 use crate::metrics::ConsensusMetrics;
+use crate::protocol::acknowledged::{Acknowledged, Facts};
+use crate::protocol::history::History;
 use crate::protocol::levels::Levels;
 use crate::removal::RemovalSignal;
 use crate::state_machine::{EntryView, Frozen, StateMachine};
@@ -86,7 +88,16 @@ impl StoreBuilder<Config, RaftLog, Applier<Nothing>, (tempfile::TempDir, DataDir
         );
         let fatal_error = FatalErrorSignal::new();
         let metrics = Arc::new(ConsensusMetrics::new(Arc::default()));
-        let log = RaftLog::new(log, fatal_error.clone(), 1 << 20, 1, Arc::clone(&metrics));
+        let history = Arc::new(History::default());
+        let acknowledged = Acknowledged::new(1, Arc::clone(&history), Facts::default());
+        let log = RaftLog::new(
+            log,
+            fatal_error.clone(),
+            1 << 20,
+            1,
+            Arc::clone(&metrics),
+            Arc::clone(&history),
+        );
         let applier = Applier::new(
             Nothing,
             snapshots,
@@ -97,6 +108,8 @@ impl StoreBuilder<Config, RaftLog, Applier<Nothing>, (tempfile::TempDir, DataDir
                 snapshot_due: Arc::new(Notify::new()),
                 metrics,
                 levels: Arc::new(Levels::new("test", Level::HIGHEST).expect("an announcement")),
+                history,
+                acknowledged: Arc::new(acknowledged),
             },
         );
         Ok(((root, dir), log, applier))

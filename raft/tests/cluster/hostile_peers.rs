@@ -62,14 +62,29 @@ impl Sender {
 
     /// Posts a message. Returns the status and the body of the answer.
     fn post(&self, addr: &str, to: u64, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        self.post_with(addr, to, path, body, &[])
+    }
+
+    /// Posts a message with these headers.
+    fn post_with(
+        &self,
+        addr: &str,
+        to: u64,
+        path: &str,
+        body: &[u8],
+        headers: &[(&str, String)],
+    ) -> (u16, Vec<u8>) {
         let envelope = (self.cluster, self.id, self.incarnation, to, Uuid::nil());
         let mut message = vec![1];
         message.extend(postcard::to_stdvec(&envelope).unwrap());
         message.extend(body);
-        let sent = reqwest::Client::new()
+        let mut sent = reqwest::Client::new()
             .post(format!("http://{addr}/raft/{path}"))
             .header("triarch-version", "0; level=2")
             .body(message);
+        for (name, value) in headers {
+            sent = sent.header(*name, value);
+        }
         self.runtime.block_on(async {
             let answer = sent.send().await.unwrap();
             let status = answer.status().as_u16();
@@ -366,5 +381,57 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
         } else {
             std::fs::copy(entry.path(), target).unwrap();
         }
+    }
+}
+
+#[test]
+fn messages_in_the_name_of_a_member_that_contradict_the_history_stop_no_node_and_no_election() {
+    let mut cluster = Cluster::of(3);
+    let last = cluster.propose("before");
+    cluster.settle(last.index);
+    let leader = cluster.leader();
+    let (term, index) = state(&cluster)[0];
+    let ids: Vec<u64> = cluster.running.keys().copied().collect();
+    for from in &ids {
+        let sender = Sender::member(&cluster, *from);
+        for to in ids.iter().filter(|to| *to != from) {
+            let addr = &cluster.founding[to];
+            let said = format!(
+                "c={}.1 l={term}.1 1={}.9 2={term}.900000 3={term}.900000",
+                term + 1,
+                term + 9
+            );
+            let headers = [
+                ("triarch-acknowledged", said),
+                ("triarch-history", format!("{index}-1-1")),
+            ];
+            let forged = append((term, *from, true), Some((term, index)), &[]);
+            let (status, answer) = sender.post_with(addr, *to, "heartbeat", &forged, &headers);
+            let answer = String::from_utf8_lossy(&answer);
+            assert_eq!(status, 409, "{answer}");
+            assert!(
+                answer.contains("contradicts this node's history"),
+                "{answer}"
+            );
+            let other = append(
+                (term, *from, true),
+                Some((term, index - 1)),
+                &[((term, index), commands(1, &[b"another"]))],
+            );
+            let (status, _) = sender.post_with(addr, *to, "append", &other, &[]);
+            assert_eq!(status, 409);
+            let (status, _) = sender.post_with(addr, *to, "clock", b"", &headers);
+            assert_eq!(status, 200);
+        }
+    }
+    let last = cluster.propose("after");
+    cluster.settle(last.index);
+    cluster.kill(leader);
+    cluster.propose("after the election");
+    cluster.start(leader);
+    let last = cluster.propose("end");
+    cluster.settle(last.index);
+    for id in ids {
+        assert_eq!(*cluster.node(id).fatal_error().borrow(), None);
     }
 }

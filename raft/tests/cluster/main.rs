@@ -12,5 +12,6 @@ mod partitions;
 mod readiness;
 mod removed_nodes;
 mod restarts;
+mod restored_disks;
 mod snapshots;
 mod stalled_commits;

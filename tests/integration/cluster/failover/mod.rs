@@ -5,3 +5,4 @@ mod leader_loss;
 mod leadership_log;
 mod lost_majority;
 mod paused_leader;
+mod restored_disk;

@@ -130,6 +130,10 @@ mutations! {
     CopiedNodeHeard = "copied-node-heard" in Raft, held by ["a_process_on_a_copied_data_directory"];
     /// a term far beyond every other is adopted
     TermJumpAccepted = "term-jump-accepted" in Raft, held by ["a_term_far_ahead_is_refused"];
+    /// a node whose disk was put back votes for logs that lack what it acknowledged
+    RestoredDiskVotes = "restored-disk-votes" in Raft, held by ["a_disk_that_was_put_back"];
+    /// what a leader sends replaces acknowledged entries of another history
+    ContradictionOverruled = "contradiction-overruled" in Raft, held by ["two_acknowledged_histories"];
     /// a follower that cannot be reached counts as one that has the entry
     AnswerBeforeCommit = "answer-before-commit" in Raft, held by ["caught_without_a_quorum", "a_leader_without_a_quorum"];
     /// a leader answers reads without asking whether it still leads
