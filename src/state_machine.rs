@@ -15,10 +15,11 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::mpsc;
 use triarch_raft::{EntryView, Level, StateMachine};
 use triarch_table::types::state::TaskState;
-use triarch_table::{Command, Event, Limits, Reply, Stamp, Table};
+use triarch_table::{Command, Event, Limits, Reply, Stamp, Table, WorkerId};
 
 use crate::areas::envelope::{self, AreaCommand};
-use crate::areas::state::{self, FrozenState};
+use crate::areas::state::{self, FrozenState, LoadedState};
+use crate::areas::worker_secrets::{SecretCommand, SecretVerdict, WorkerSecrets};
 use crate::feed::{self, Feed};
 use crate::leader_counters::LeaderCounters;
 use crate::waiters::Waiters;
@@ -26,6 +27,8 @@ use crate::waiters::Waiters;
 /// Table of this node. Consensus writes it, all others read it.
 pub struct SharedTable {
     table: RwLock<Table>,
+    /// Hashes of the secrets of workers. Changed under the write lock of the table.
+    worker_secrets: RwLock<WorkerSecrets>,
     /// Level of the cluster. Changed under the write lock of the table, so a reader of both sees them together.
     level: AtomicU32,
     /// Raised after an apply that may have made a grant possible.
@@ -47,6 +50,7 @@ impl SharedTable {
     pub fn new(event_history: usize) -> Arc<Self> {
         Arc::new(Self {
             table: RwLock::new(Table::new(Limits::default())),
+            worker_secrets: RwLock::default(),
             level: AtomicU32::new(Level::ONE.number()),
             ready: tokio::sync::Notify::new(),
             timers: tokio::sync::Notify::new(),
@@ -85,6 +89,33 @@ impl SharedTable {
         FrozenState {
             level: self.level(),
             table: table.freeze(),
+            worker_secrets: self.worker_secrets.read().clone(),
+        }
+    }
+
+    /// Judges a call in the name of a worker by the secret that it carries.
+    pub fn judge_worker_secret(&self, worker: WorkerId, secret: Option<&[u8]>) -> SecretVerdict {
+        self.worker_secrets.read().judge(worker, secret)
+    }
+
+    /// Applies what an entry changes in the area of worker secrets, after what it changes in the table. Puts the replies in
+    /// their places.
+    fn apply_to_secrets(
+        &self,
+        commands: Vec<(usize, SecretCommand)>,
+        table: &Table,
+        events: &[Event],
+        replies: &mut Vec<Reply>,
+    ) {
+        let gone = |event: &Event| matches!(event, Event::WorkerGone { .. } | Event::Restored);
+        if commands.is_empty() && !events.iter().any(gone) {
+            return;
+        }
+        let mut secrets = self.worker_secrets.write();
+        secrets.forget_gone(events);
+        for (position, command) in commands {
+            let tasks = u64::from(secrets.apply(command, table));
+            replies.insert(position, Reply::Done { tasks });
         }
     }
 
@@ -172,7 +203,7 @@ impl TableStateMachine {
 impl StateMachine for TableStateMachine {
     type Reply = Reply;
     type Frozen = FrozenState;
-    type Loaded = Table;
+    type Loaded = LoadedState;
 
     fn check_command(command: &[u8]) -> std::io::Result<()> {
         match envelope::decode(command) {
@@ -185,8 +216,8 @@ impl StateMachine for TableStateMachine {
         let commands = entry
             .commands
             .iter()
-            .map(|bytes| envelope::decode(bytes).map(|AreaCommand::Table(command)| command))
-            .collect::<Result<Vec<Command>, _>>()
+            .map(|bytes| envelope::decode(bytes))
+            .collect::<Result<Vec<AreaCommand>, _>>()
             .map_err(|error| {
                 std::io::Error::new(
                     std::io::ErrorKind::InvalidData,
@@ -198,6 +229,15 @@ impl StateMachine for TableStateMachine {
                 )
             })?;
         let mut events = Vec::new();
+        let mut secret_commands = Vec::new();
+        let mut table_commands = Vec::with_capacity(commands.len());
+        for (position, command) in commands.into_iter().enumerate() {
+            match command {
+                AreaCommand::Table(command) => table_commands.push(*command),
+                AreaCommand::WorkerSecrets(command) => secret_commands.push((position, command)),
+            }
+        }
+        let commands = table_commands;
         let stamp = Stamp {
             index: entry.index,
             now_ms: entry.now_ms,
@@ -209,7 +249,9 @@ impl StateMachine for TableStateMachine {
             false => commands,
         };
         let before = table.last_index();
-        let replies = table.apply(stamp, commands, &mut events);
+        let mut replies = table.apply(stamp, commands, &mut events);
+        self.table
+            .apply_to_secrets(secret_commands, &table, &events, &mut replies);
         if before / self.digest_interval < entry.index / self.digest_interval
             && let Ok(permit) = self.checkpoints.try_reserve()
         {
@@ -228,15 +270,16 @@ impl StateMachine for TableStateMachine {
         self.table.freeze(|_| ()).0
     }
 
-    fn load(snapshot: &mut dyn Read) -> std::io::Result<Table> {
+    fn load(snapshot: &mut dyn Read) -> std::io::Result<LoadedState> {
         state::read(snapshot)
             .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
     }
 
-    fn restore(&mut self, loaded: Table, last_index: u64, level: Level) {
+    fn restore(&mut self, loaded: LoadedState, last_index: u64, level: Level) {
         {
             let mut table = self.table.table.write();
-            *table = loaded;
+            *table = loaded.table;
+            *self.table.worker_secrets.write() = loaded.worker_secrets;
             self.table.level.store(level.number(), Ordering::Release);
         }
         self.table.feed.restart(last_index);

@@ -5,6 +5,8 @@
 pub enum Area {
     /// Tasks, jobs, workers, queues and schedules.
     Table,
+    /// Hashes of the secrets of workers.
+    WorkerSecrets,
 }
 
 /// Number of an area that this version does not know.
@@ -17,6 +19,7 @@ impl Area {
     pub fn number(self) -> u8 {
         match self {
             Area::Table => 0,
+            Area::WorkerSecrets => 1,
         }
     }
 
@@ -28,6 +31,7 @@ impl Area {
     pub fn from_number(number: u8) -> Result<Area, UnknownArea> {
         match number {
             0 => Ok(Area::Table),
+            1 => Ok(Area::WorkerSecrets),
             _ => Err(UnknownArea(number)),
         }
     }
@@ -36,6 +40,7 @@ impl Area {
     pub fn name(self) -> &'static str {
         match self {
             Area::Table => "table",
+            Area::WorkerSecrets => "worker secrets",
         }
     }
 }

@@ -14,6 +14,7 @@ use triarch_table::Command;
 use triarch_table::command::codec::{self, CodecError};
 
 use crate::areas::area::{Area, UnknownArea};
+use crate::areas::worker_secrets::{SecretCodecError, SecretCommand};
 
 /// First byte of an envelope. It is not a version of the table's own format, and never becomes one.
 const ENVELOPE: u8 = 2;
@@ -22,7 +23,9 @@ const ENVELOPE: u8 = 2;
 #[derive(Debug, Clone, PartialEq)]
 pub enum AreaCommand {
     /// Command of the table.
-    Table(Command),
+    Table(Box<Command>),
+    /// Command for the secret of a worker.
+    WorkerSecrets(SecretCommand),
 }
 
 /// Reason why bytes are not a command of any area.
@@ -37,6 +40,9 @@ pub enum EnvelopeError {
     /// The area does not understand its command.
     #[error(transparent)]
     Command(#[from] CodecError),
+    /// The area of worker secrets does not understand its command.
+    #[error(transparent)]
+    SecretCommand(#[from] SecretCodecError),
 }
 
 /// Encodes a command for the log of a cluster of this level.
@@ -46,6 +52,12 @@ pub fn encode(command: &Command, level: Level) -> Bytes {
         _ => vec![ENVELOPE, Area::Table.number()],
     };
     Bytes::from(codec::append_command(command, head))
+}
+
+/// Encodes a command for the secret of a worker. Clusters of level 1 have no such area.
+pub fn encode_secret(command: SecretCommand) -> Bytes {
+    let head = vec![ENVELOPE, Area::WorkerSecrets.number()];
+    Bytes::from(command.append_to(head))
 }
 
 /// Decodes a command of the log, of any level up to the highest.
@@ -60,7 +72,10 @@ pub fn decode(bytes: &[u8]) -> Result<AreaCommand, EnvelopeError> {
         table => (Area::Table, table),
     };
     match area {
-        Area::Table => Ok(AreaCommand::Table(codec::decode_command(command)?)),
+        Area::Table => Ok(AreaCommand::Table(Box::new(codec::decode_command(
+            command,
+        )?))),
+        Area::WorkerSecrets => Ok(AreaCommand::WorkerSecrets(SecretCommand::decode(command)?)),
     }
 }
 
@@ -97,7 +112,10 @@ mod tests {
         let cancel = Command::CancelTask {
             task: TaskId::at(6, 2),
         };
-        assert_eq!(decode(&bytes), Ok(AreaCommand::Table(cancel.clone())));
+        assert_eq!(
+            decode(&bytes),
+            Ok(AreaCommand::Table(Box::new(cancel.clone())))
+        );
         assert_eq!(encode(&cancel, Level::TWO), &bytes[..]);
     }
 
@@ -106,7 +124,11 @@ mod tests {
         for command in commands() {
             for level in [Level::ONE, Level::TWO] {
                 let read = decode(&encode(&command, level));
-                assert_eq!(read, Ok(AreaCommand::Table(command.clone())), "{level}");
+                assert_eq!(
+                    read,
+                    Ok(AreaCommand::Table(Box::new(command.clone()))),
+                    "{level}"
+                );
             }
         }
     }

@@ -15,6 +15,7 @@ use triarch_table::{Frozen, Table};
 
 use crate::areas::area::{Area, UnknownArea};
 use crate::areas::sections::{SectionError, SectionHead, SectionReader, SectionWriter};
+use crate::areas::worker_secrets::{self, WorkerSecrets};
 
 /// Version of a stream in sections. The table's own version never becomes 2.
 const SECTIONS: u8 = 2;
@@ -28,6 +29,17 @@ pub struct FrozenState {
     pub level: Level,
     /// The table.
     pub table: Frozen,
+    /// Hashes of the secrets of workers. Empty at level 1.
+    pub worker_secrets: WorkerSecrets,
+}
+
+/// State that was read.
+#[derive(Debug)]
+pub struct LoadedState {
+    /// The table.
+    pub table: Table,
+    /// Hashes of the secrets of workers.
+    pub worker_secrets: WorkerSecrets,
 }
 
 /// Digest of the whole state.
@@ -97,6 +109,13 @@ impl FrozenState {
             version: snapshot::VERSION,
         };
         sections.section(head, |out| self.table.write(out))?;
+        if !self.worker_secrets.is_empty() {
+            let head = SectionHead {
+                area: Area::WorkerSecrets.number(),
+                version: worker_secrets::VERSION,
+            };
+            sections.section(head, |out| self.worker_secrets.write(out))?;
+        }
         sections.finish()?;
         Ok(())
     }
@@ -111,7 +130,10 @@ impl FrozenState {
                 areas: Vec::new(),
             };
         }
-        let areas = vec![(Area::Table, table)];
+        let mut areas = vec![(Area::Table, table)];
+        if !self.worker_secrets.is_empty() {
+            areas.push((Area::WorkerSecrets, self.worker_secrets.digest()));
+        }
         StateDigest {
             format: AREAS_DIGEST_FORMAT,
             value: combined(&areas),
@@ -138,12 +160,18 @@ fn combined(areas: &[(Area, u64)]) -> u64 {
 /// # Errors
 ///
 /// Fails unless the stream is a complete and sound state without unknown areas.
-pub fn read(from: &mut dyn Read) -> Result<Table, StateError> {
+pub fn read(from: &mut dyn Read) -> Result<LoadedState, StateError> {
     let mut sections = match open(from)? {
-        Opened::Table(mut stream) => return Ok(Table::read(&mut stream)?),
+        Opened::Table(mut stream) => {
+            return Ok(LoadedState {
+                table: Table::read(&mut stream)?,
+                worker_secrets: WorkerSecrets::default(),
+            });
+        }
         Opened::Sections(sections) => sections,
     };
     let mut table = None;
+    let mut worker_secrets = None;
     while let Some(area) = next_area(&mut sections)? {
         match area {
             Area::Table => {
@@ -152,9 +180,18 @@ pub fn read(from: &mut dyn Read) -> Result<Table, StateError> {
                     return Err(StateError::NotOnce(area));
                 }
             }
+            Area::WorkerSecrets => {
+                let read = WorkerSecrets::read(&mut sections)?;
+                if worker_secrets.replace(read).is_some() {
+                    return Err(StateError::NotOnce(area));
+                }
+            }
         }
     }
-    table.ok_or(StateError::NotOnce(Area::Table))
+    Ok(LoadedState {
+        table: table.ok_or(StateError::NotOnce(Area::Table))?,
+        worker_secrets: worker_secrets.unwrap_or_default(),
+    })
 }
 
 /// Returns the table's own bytes out of such a stream, for a restore part by part. The rest of the stream is verified.
@@ -194,6 +231,10 @@ impl<R: Read> Read for TableBytes<R> {
                 Some(Area::Table) if !self.found => self.found = true,
                 Some(Area::Table) => {
                     return Err(io::Error::other(StateError::NotOnce(Area::Table)));
+                }
+                // Restored workers have all left.
+                Some(Area::WorkerSecrets) => {
+                    io::copy(sections, &mut io::sink())?;
                 }
                 None if self.found => {
                     // The end was read once, and nothing follows it.
@@ -257,6 +298,7 @@ fn next_area<R: Read>(sections: &mut SectionReader<R>) -> Result<Option<Area>, S
     let area = Area::from_number(head.area)?;
     let known = match area {
         Area::Table => snapshot::VERSION,
+        Area::WorkerSecrets => worker_secrets::VERSION,
     };
     match head.version == known {
         true => Ok(Some(area)),
@@ -277,8 +319,12 @@ mod tests {
     const STATE_V2: &[u8] = include_bytes!("../../tests/golden/state.v2.snapshot");
 
     fn state(level: Level) -> FrozenState {
-        let table = read(&mut &TABLE_V1[..]).expect("it is whole").freeze();
-        FrozenState { level, table }
+        let read = read(&mut &TABLE_V1[..]).expect("it is whole");
+        FrozenState {
+            level,
+            table: read.table.freeze(),
+            worker_secrets: read.worker_secrets,
+        }
     }
 
     fn written(state: FrozenState) -> Vec<u8> {
@@ -299,7 +345,7 @@ mod tests {
     #[test]
     fn a_state_of_level_2_stays_readable_and_is_written_as_ever() {
         assert!(written(state(Level::TWO)) == STATE_V2);
-        let table = read(&mut &STATE_V2[..]).expect("it is whole");
+        let table = read(&mut &STATE_V2[..]).expect("it is whole").table;
         assert_eq!(table.digest(), state(Level::ONE).digest().value);
         let digest = state(Level::TWO).digest();
         assert_eq!(digest.format, 2);

@@ -4,6 +4,8 @@ use axum::http::HeaderName;
 
 /// Idempotency id of a change. It is the same over all retries.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("triarch-request-id");
+/// Secret of the worker in whose name a call is made.
+pub const WORKER_SECRET: HeaderName = HeaderName::from_static("triarch-worker-secret");
 /// Node that forwarded the request.
 pub const FORWARDED_BY: HeaderName = HeaderName::from_static("triarch-forwarded-by");
 /// Request header whose value `never` asks for a redirect to the leader instead of forwarding.

@@ -29,7 +29,7 @@ use crate::server::protocol::validate;
 use crate::server::routes::extractors::{Client, ReadIndex};
 use crate::server::routes::present;
 use crate::server::routes::wait::{take_places, too_many_waiters};
-use crate::server::routes::workers::{parse_output, worker_call_error, worker_id};
+use crate::server::routes::workers::{WorkerSecret, parse_output, worker_call_error, worker_id};
 
 /// Maximum number of chunks in one request of a worker.
 const CHUNKS_MAX: usize = 20_000;
@@ -49,7 +49,10 @@ pub fn client_routes() -> OpenApiRouter<App> {
     post,
     path = "/v1/workers/{id}/output",
     tag = "logs",
-    params(("id" = String, Path, description = "Id of the worker.")),
+    params(
+        ("id" = String, Path, description = "Id of the worker."),
+        ("triarch-worker-secret" = Option<String>, Header, description = "Secret from the registration. A worker that has once sent it must send it with each of its calls.")
+    ),
     request_body = wire::SendOutput,
     responses((status = 200, description = "Progress of the leader for each attempt.", body = wire::SendOutputAnswer))
 )]
@@ -57,10 +60,12 @@ async fn send(
     State(app): State<App>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
+    secret: WorkerSecret,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
     Query::parse(query.as_deref(), &[])?;
     let id = worker_id(&id)?;
+    secret.check(&app, id).await?;
     let (mut output, problems) = parse_output(&body)?;
     if output.chunks.len() > CHUNKS_MAX {
         let detail = format!(

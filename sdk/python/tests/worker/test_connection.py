@@ -99,6 +99,20 @@ def test_the_leader_is_followed_and_remembered(masters: list[Scripted]) -> None:
     assert len(leader.connections) == 1
 
 
+def test_the_secret_of_a_worker_is_sent_to_every_master_and_kept_out_of_its_description(masters: list[Scripted]) -> None:
+    leader = masters[1]
+    masters[0].answer = lambda head: said(307, {}, f"location: {leader.url}/v1/workers/w/poll", "triarch-leader: 2")
+    transport = Transport(one.url for one in masters)
+    connection = WorkerConnection(transport, "s3cret")
+    assert connection.call("POST", "/v1/workers/w/poll", b"{}", deadline_s=5) == {"ok": True}
+    heads = masters[0].heard + leader.heard
+    assert len(heads) == 2
+    assert all("triarch-worker-secret: s3cret" in head.lower() for head in heads)
+    assert "s3cret" not in repr(connection)
+    assert WorkerConnection(transport).call("POST", "/v1/workers/w/poll", b"{}", deadline_s=5) == {"ok": True}
+    assert "triarch-worker-secret" not in leader.heard[-1].lower()
+
+
 def test_masters_that_point_at_each_other_are_no_endless_loop(masters: list[Scripted]) -> None:
     first, second, third = masters
     first.answer = lambda head: said(307, {}, f"location: {second.url}/x")

@@ -19,7 +19,6 @@ use crate::error::Error;
 use crate::wire::{Problem, ProblemCode, headers};
 
 /// A request, and the limits of its attempts.
-#[derive(Debug)]
 pub(super) struct Call {
     method: Method,
     path: Vec<String>,
@@ -27,6 +26,7 @@ pub(super) struct Call {
     body: Option<Bytes>,
     content_type: &'static str,
     request_id: Option<String>,
+    worker_secret: Option<String>,
     hold: Duration,
     deadline: Option<Duration>,
     patient: bool,
@@ -42,6 +42,7 @@ impl Call {
             body: None,
             content_type: "application/json",
             request_id: None,
+            worker_secret: None,
             hold: Duration::ZERO,
             deadline: None,
             patient: false,
@@ -90,6 +91,12 @@ impl Call {
     /// Adds the request id of an earlier call. See [`Call::with_request_id`].
     pub(super) fn with_given_request_id(mut self, request_id: impl Into<String>) -> Self {
         self.request_id = Some(request_id.into());
+        self
+    }
+
+    /// Adds the secret of the worker in whose name the call is made.
+    pub(super) fn with_worker_secret(mut self, secret: Option<String>) -> Self {
+        self.worker_secret = secret;
         self
     }
 
@@ -211,6 +218,9 @@ impl Client {
         let mut request = self.inner.http.request(call.method.clone(), url.clone());
         if let Some(id) = &call.request_id {
             request = request.header(headers::REQUEST_ID, id);
+        }
+        if let Some(secret) = &call.worker_secret {
+            request = request.header(headers::WORKER_SECRET, secret);
         }
         if attempt.direct {
             request = request.header(headers::FORWARD, "never");

@@ -1,7 +1,8 @@
 //! The client handle: connections and the list of masters, shared by its clones.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use url::Url;
@@ -23,6 +24,37 @@ pub(super) struct Inner {
     pub(super) options: ClientOptions,
     /// Number of failed attempts that were followed by another.
     pub(super) retries: AtomicU64,
+    /// Secrets of the workers that were registered by this client, by their ids.
+    pub(super) worker_secrets: WorkerSecrets,
+}
+
+/// Secrets of workers. Never printed.
+#[derive(Default)]
+pub(super) struct WorkerSecrets(Mutex<BTreeMap<String, String>>);
+
+impl WorkerSecrets {
+    pub(super) fn insert(&self, worker: &str, secret: &str) {
+        self.lock().insert(worker.to_owned(), secret.to_owned());
+    }
+
+    pub(super) fn get(&self, worker: &str) -> Option<String> {
+        self.lock().get(worker).cloned()
+    }
+
+    pub(super) fn remove(&self, worker: &str) {
+        self.lock().remove(worker);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        // No code that holds the lock can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for WorkerSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WorkerSecrets(…)")
+    }
 }
 
 impl Client {
@@ -50,6 +82,7 @@ impl Client {
                 masters,
                 options,
                 retries: AtomicU64::new(0),
+                worker_secrets: WorkerSecrets::default(),
             }),
         })
     }

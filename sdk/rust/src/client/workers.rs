@@ -8,8 +8,8 @@ use super::call::Call;
 use super::handle::Client;
 use crate::error::Error;
 use crate::wire::{
-    Heartbeat, HeartbeatAnswer, LeaveAnswer, Poll, PollAnswer, Register, Registered, Report,
-    ReportAnswer, SendOutput, SendOutputAnswer, Worker, WorkerList, WorkersQuery,
+    Heartbeat, HeartbeatAnswer, LeaveAnswer, Poll, PollAnswer, ProblemCode, Register, Registered,
+    Report, ReportAnswer, SendOutput, SendOutputAnswer, Worker, WorkerList, WorkersQuery,
 };
 
 impl Client {
@@ -51,12 +51,29 @@ impl Client {
         request_id: &str,
         worker: &Register,
     ) -> Result<Registered, Error> {
-        self.call(
-            Call::post(&["v1", "workers"])
-                .json(worker)?
-                .with_given_request_id(request_id),
-        )
-        .await
+        let call = Call::post(&["v1", "workers"])
+            .json(worker)?
+            .with_given_request_id(request_id);
+        let registered: Registered = self.call(call).await?;
+        if let Some(secret) = &registered.secret {
+            self.inner.worker_secrets.insert(&registered.id, secret);
+        }
+        Ok(registered)
+    }
+
+    /// Returns a call in the name of a worker, with the secret of its registration if this client has made it.
+    fn own_call(&self, call: Call, id: &str) -> Call {
+        call.with_worker_secret(self.inner.worker_secrets.get(id))
+    }
+
+    /// Forgets the secret of a worker that is not registered any more, and returns the answer to its call.
+    fn forget_if_unknown<T>(&self, id: &str, answer: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::Api(problem)) = &answer
+            && problem.is(ProblemCode::UnknownWorker)
+        {
+            self.inner.worker_secrets.remove(id);
+        }
+        answer
     }
 
     /// Polls for work as a worker. Gives up `patience` after the hold that the poll asks for. After a lost answer the
@@ -71,8 +88,9 @@ impl Client {
         let call = Call::post(&["v1", "workers", id, "poll"])
             .json(poll)?
             .with_hold(hold);
-        self.call_with(call.with_deadline(timeout).patient(), PollAnswer::read)
-            .await
+        let call = self.own_call(call, id).with_deadline(timeout).patient();
+        let answer = self.call_with(call, PollAnswer::read).await;
+        self.forget_if_unknown(id, answer)
     }
 
     /// Confirms the leases of a worker.
@@ -83,7 +101,9 @@ impl Client {
         deadline: Duration,
     ) -> Result<HeartbeatAnswer, Error> {
         let call = Call::post(&["v1", "workers", id, "heartbeat"]).json(heartbeat)?;
-        self.call(call.with_deadline(deadline).patient()).await
+        let call = self.own_call(call, id);
+        let answer = self.call(call.with_deadline(deadline).patient()).await;
+        self.forget_if_unknown(id, answer)
     }
 
     /// Reports how attempts of a worker ended. Repeating it is safe: results are fenced by their tokens.
@@ -94,7 +114,9 @@ impl Client {
         deadline: Duration,
     ) -> Result<ReportAnswer, Error> {
         let call = Call::post(&["v1", "workers", id, "report"]).json(report)?;
-        self.call(call.with_deadline(deadline).patient()).await
+        let call = self.own_call(call, id);
+        let answer = self.call(call.with_deadline(deadline).patient()).await;
+        self.forget_if_unknown(id, answer)
     }
 
     /// Sends the output of a worker's attempts. Repeating it is safe: each piece has its offset.
@@ -105,16 +127,17 @@ impl Client {
         deadline: Duration,
     ) -> Result<SendOutputAnswer, Error> {
         let call = Call::post(&["v1", "workers", id, "output"]).json(output)?;
-        self.call(call.with_deadline(deadline).patient()).await
+        let call = self.own_call(call, id);
+        let answer = self.call(call.with_deadline(deadline).patient()).await;
+        self.forget_if_unknown(id, answer)
     }
 
     /// Removes a worker. Its leases return to the queues at once.
     pub async fn leave(&self, id: &str, deadline: Duration) -> Result<LeaveAnswer, Error> {
-        self.call(
-            Call::new(Method::DELETE, &["v1", "workers", id])
-                .with_request_id()
-                .with_deadline(deadline),
-        )
-        .await
+        let call = Call::new(Method::DELETE, &["v1", "workers", id]).with_request_id();
+        let call = self.own_call(call, id).with_deadline(deadline);
+        let left = self.forget_if_unknown(id, self.call(call).await)?;
+        self.inner.worker_secrets.remove(id);
+        Ok(left)
     }
 }

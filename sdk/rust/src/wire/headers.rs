@@ -10,3 +10,5 @@ pub const INDEX: &str = "triarch-index";
 pub const MIN_INDEX: &str = "triarch-min-index";
 /// Request header: id of one logical change, the same over all its retries, so that it is applied once.
 pub const REQUEST_ID: &str = "triarch-request-id";
+/// Secret of the worker in whose name a call is made.
+pub const WORKER_SECRET: &str = "triarch-worker-secret";

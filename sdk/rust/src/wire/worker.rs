@@ -1,6 +1,7 @@
 //! Workers: the calls that a worker makes, and the description of workers for clients.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -61,8 +62,8 @@ impl Default for Register {
     }
 }
 
-/// Response of `POST /v1/workers`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Response of `POST /v1/workers`. Its debug text does not show the secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Registered {
     /// Id of this registration; a later registration with the same name has another.
@@ -71,6 +72,27 @@ pub struct Registered {
     pub heartbeat_ms: u64,
     /// Time in ms without contact after which the worker is lost, with all its leases.
     pub lease_ms: u64,
+    /// Secret of the worker. Once the worker has sent it in the header `triarch-worker-secret`, the cluster refuses calls in
+    /// its name without it. Absent from clusters of level 1, and from those of before there were secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+impl fmt::Debug for Registered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            id,
+            heartbeat_ms,
+            lease_ms,
+            secret,
+        } = self;
+        f.debug_struct("Registered")
+            .field("id", id)
+            .field("heartbeat_ms", heartbeat_ms)
+            .field("lease_ms", lease_ms)
+            .field("secret", &secret.as_ref().map(|_| "…"))
+            .finish()
+    }
 }
 
 /// Body of `POST /v1/workers/{id}/poll`: a request for tasks, which may include the content of a report and of a

@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::envelope::{self, PartProblems, ReportedResult};
 use super::results::record_results;
+use super::secrets::{self, WorkerSecret};
 use crate::leader::LeaderTerm;
 use crate::leader::worker_calls::{RunningAttempt, WorkerCallError};
 use crate::server::app::App;
@@ -111,6 +112,7 @@ async fn register(
             id: worker.to_string(),
             heartbeat_ms: app.lease_timing.heartbeat_ms,
             lease_ms: app.lease_timing.lease_ms,
+            secret: secrets::issue(&app, worker).await,
         },
     )
 }
@@ -120,7 +122,10 @@ async fn register(
     post,
     path = "/v1/workers/{id}/poll",
     tag = "workers",
-    params(("id" = String, Path, description = "Id of the worker.")),
+    params(
+        ("id" = String, Path, description = "Id of the worker."),
+        ("triarch-worker-secret" = Option<String>, Header, description = "Secret from the registration. A worker that has once sent it must send it with each of its calls.")
+    ),
     request_body = Option<wire::Poll>,
     responses((status = 200, description = "Leased tasks, if any, verdicts on the results, and directives for the worker.", body = wire::PollAnswer))
 )]
@@ -128,9 +133,11 @@ async fn poll(
     State(app): State<App>,
     Path(id): Path<String>,
     _: NoQuery,
+    secret: WorkerSecret,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
+    secret.check(&app, id).await?;
     let poll = envelope::poll(&body)?;
     let lead = app.leader_term()?;
     let (problems, mut running) = (poll.problems, poll.running);
@@ -255,7 +262,10 @@ impl PollRequest {
     post,
     path = "/v1/workers/{id}/heartbeat",
     tag = "workers",
-    params(("id" = String, Path, description = "Id of the worker.")),
+    params(
+        ("id" = String, Path, description = "Id of the worker."),
+        ("triarch-worker-secret" = Option<String>, Header, description = "Secret from the registration. A worker that has once sent it must send it with each of its calls.")
+    ),
     request_body = Option<wire::Heartbeat>,
     responses((status = 200, description = "Directives for the worker: attempts to stop, and whether to drain.", body = wire::HeartbeatAnswer))
 )]
@@ -263,9 +273,11 @@ async fn heartbeat(
     State(app): State<App>,
     Path(id): Path<String>,
     _: NoQuery,
+    secret: WorkerSecret,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
+    secret.check(&app, id).await?;
     let heartbeat = envelope::heartbeat(&body)?;
     let directives = app
         .leader_term()?
@@ -288,7 +300,10 @@ async fn heartbeat(
     post,
     path = "/v1/workers/{id}/report",
     tag = "workers",
-    params(("id" = String, Path, description = "Id of the worker.")),
+    params(
+        ("id" = String, Path, description = "Id of the worker."),
+        ("triarch-worker-secret" = Option<String>, Header, description = "Secret from the registration. A worker that has once sent it must send it with each of its calls.")
+    ),
     request_body = wire::Report,
     responses((status = 200, description = "One verdict for each result.", body = wire::ReportAnswer))
 )]
@@ -296,9 +311,11 @@ async fn report(
     State(app): State<App>,
     Path(id): Path<String>,
     _: NoQuery,
+    secret: WorkerSecret,
     body: Bytes,
 ) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
+    secret.check(&app, id).await?;
     let report = envelope::report(&body)?;
     let (index, results) = record_results(&app, id, report.results, &report.problems).await?;
     let problems = report.problems.into_list();
@@ -310,15 +327,20 @@ async fn report(
     delete,
     path = "/v1/workers/{id}",
     tag = "workers",
-    params(("id" = String, Path, description = "Id of the worker.")),
+    params(
+        ("id" = String, Path, description = "Id of the worker."),
+        ("triarch-worker-secret" = Option<String>, Header, description = "Secret from the registration. A worker that has once sent it must send it with each of its calls.")
+    ),
     responses((status = 200, description = "The worker has left.", body = wire::LeaveAnswer))
 )]
 async fn leave(
     State(app): State<App>,
     Path(id): Path<String>,
     _: NoQuery,
+    secret: WorkerSecret,
 ) -> Result<ApiResponse, HandlerError> {
     let id = worker_id(&id)?;
+    secret.check(&app, id).await?;
     let leave = Command::LeaveWorker { worker: id };
     let (index, reply) = app.propose_with(&leave, HIGH_PRIORITY).await?;
     let Reply::Done { tasks } = reply else {

@@ -16,4 +16,5 @@ mod repeated_requests;
 mod staged_jobs;
 mod task_wait;
 mod unique_keys;
+mod worker_secrets;
 mod wrong_parts;

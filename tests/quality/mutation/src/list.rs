@@ -130,6 +130,8 @@ mutations! {
     CopiedNodeHeard = "copied-node-heard" in Raft, held by ["a_process_on_a_copied_data_directory"];
     /// a term far beyond every other is adopted
     TermJumpAccepted = "term-jump-accepted" in Raft, held by ["a_term_far_ahead_is_refused"];
+    /// a call in the name of a held worker needs no secret
+    WorkerSecretIgnored = "worker-secret-ignored" in Program, held by ["a_worker_that_has_sent_its_secret"];
     /// a node whose disk was put back votes for logs that lack what it acknowledged
     RestoredDiskVotes = "restored-disk-votes" in Raft, held by ["a_disk_that_was_put_back"];
     /// what a leader sends replaces acknowledged entries of another history

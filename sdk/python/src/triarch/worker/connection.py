@@ -20,8 +20,10 @@ __all__ = ["RequestCancelled", "WorkerConnection"]
 class WorkerConnection:
     """Calls of one thread at a time. Any thread may call ``abandon`` and ``close``."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, secret: str | None = None) -> None:
         self._transport = transport
+        #: The cluster refuses calls in the name of this worker without it.
+        self._headers = {} if secret is None else {"triarch-worker-secret": secret}
         self._lock = threading.Lock()
         self._cancellation = Cancellation()
         self._calling = False
@@ -50,6 +52,7 @@ class WorkerConnection:
             method,
             path,
             body,
+            headers=self._headers,
             request_id=request_id,
             hold_s=hold_s,
             deadline_s=deadline_s,

@@ -69,6 +69,7 @@ class Session:
         self._shutdown = shutdown
         self.id: str = registered["id"]
         self._path = f"/v1/workers/{self.id}"
+        self._secret: str | None = registered.get("secret")
         self._heartbeat_s = max(0.01, registered["heartbeat_ms"] / 1000)
         self._lease_s = max(0.1, registered["lease_ms"] / 1000)
         self._condition = threading.Condition()
@@ -84,10 +85,10 @@ class Session:
         #: Until then progress and notes are left out, because a master has refused a request with some. Leases are worth more.
         self._plain_until = 0.0
         self._last_leader: str | None = None
-        self._poll_connection = WorkerConnection(transport)
-        self._report_connection = WorkerConnection(transport)
-        self._heartbeat_connection = WorkerConnection(transport)
-        self._output = OutputSender(WorkerConnection(transport), self._path, leases)
+        self._poll_connection = WorkerConnection(transport, self._secret)
+        self._report_connection = WorkerConnection(transport, self._secret)
+        self._heartbeat_connection = WorkerConnection(transport, self._secret)
+        self._output = OutputSender(WorkerConnection(transport, self._secret), self._path, leases)
 
     # --- life cycle ---
 
@@ -449,7 +450,7 @@ class Session:
             self._left = True
             self._condition.notify_all()
         self._report_connection.close()
-        connection = WorkerConnection(self._transport)
+        connection = WorkerConnection(self._transport, self._secret)
         until = time.monotonic() + self._config.leave_patience_s
         try:
             while self._leases.has_results and time.monotonic() < until:
