@@ -70,7 +70,7 @@ EVERYWHERE: dict[str, Any] = {
     "result of an object": Failed("triarch.errors.SerializationError", "builtins.object"),
     "result too deep": Failed("triarch.errors.SerializationError", "nested deeper"),
     "result in a circle": Failed("triarch.errors.SerializationError", "nested deeper"),
-    "result without end": Failed("triarch.errors.PayloadTooLarge", "1,048,576 parts"),
+    "result without end": Failed("triarch.errors.PayloadTooLarge", "524,288 parts"),
     "result too large": Failed("triarch.errors.PayloadTooLarge", "1,048,576"),
     "result with codec": {"codec": ["x"], "data": 5},
     "result with types": [

@@ -26,6 +26,8 @@ __all__ = [
 
 #: Bound of the cluster on one payload, result or error, as JSON.
 VALUE_BYTES_MAX = 1 << 20
+#: Parts of a value: each has at least one byte, and one between it and the next.
+_PARTS_MAX = VALUE_BYTES_MAX // 2
 #: Name in envelopes of JSON with types of Python in it (:mod:`triarch._values.json_types`). A side that accepts JSON accepts it.
 TYPED_JSON = "json+types"
 # The cluster takes JSON 64 levels deep. The request around a payload has some of its own.
@@ -54,7 +56,11 @@ class _Json:
 
     def dumps_typed(self, value: Any) -> tuple[bytes, bool]:
         """Returns the JSON, and whether it has types of Python in it."""
-        typed = _check_plain(value, "", 0, [VALUE_BYTES_MAX])
+        try:
+            typed = _check_plain(value, None, 0, [_PARTS_MAX])
+        except SerializationError:
+            # Again, with the position in the text of the error, which takes most of the time.
+            typed = _check_plain(value, "", 0, [_PARTS_MAX])
         if typed:
             value = json_types.written(value)
         try:
@@ -149,8 +155,8 @@ class _TooManyPartsError(Exception):
     """The value has more parts than its JSON may have bytes."""
 
 
-def _check_plain(value: Any, at: str, depth: int, left: list[int]) -> bool:
-    """Refuses values that JSON would change silently or cannot represent, with their position.
+def _check_plain(value: Any, at: str | None, depth: int, left: list[int]) -> bool:
+    """Refuses values that JSON would change silently or cannot represent, with their position unless ``at`` is None.
 
     ``left`` counts the parts down. A list may contain another one many times, and so on, and would be written without end.
     Returns whether there are values of types that JSON does not have, and for which there is a form.
@@ -178,11 +184,11 @@ def _check_plain(value: Any, at: str, depth: int, left: list[int]) -> bool:
                     f"{at or 'the value'} has the key {key!r}; JSON keys are text, so this key would come back as"
                     f" another one: use str keys; or {_ADVICE['json'].partition(', or ')[2]}"
                 )
-            typed |= _check_plain(item, f"{at}[{key!r}]", depth + 1, left)
+            typed |= _check_plain(item, None if at is None else f"{at}[{key!r}]", depth + 1, left)
         return typed or json_types.TYPE in value
     if isinstance(value, (list, tuple)):
         for position, item in enumerate(value):
-            typed |= _check_plain(item, f"{at}[{position}]", depth + 1, left)
+            typed |= _check_plain(item, None if at is None else f"{at}[{position}]", depth + 1, left)
         return typed
     if kind is set or kind is frozenset:
         for item in value:
@@ -192,7 +198,7 @@ def _check_plain(value: Any, at: str, depth: int, left: list[int]) -> bool:
                     ' serializer="cloudpickle"'
                 )
             # Two levels: the form of the set, and the list in it.
-            _check_plain(item, f"{at}{{…}}", depth + 2, left)
+            _check_plain(item, None if at is None else f"{at}{{…}}", depth + 2, left)
         return True
     if json_types.is_written(kind):
         return True
@@ -232,7 +238,7 @@ def dump(codec: Codec, value: Any, what: str) -> tuple[bytes, bool]:
     except SerializationError as error:
         raise SerializationError(f"{what}: {error}") from None
     except _TooManyPartsError:
-        raise _too_large(what, f"has more than {VALUE_BYTES_MAX:,} parts, the bound is {VALUE_BYTES_MAX:,} bytes") from None
+        raise _too_large(what, f"has more than {_PARTS_MAX:,} parts, the bound is {VALUE_BYTES_MAX:,} bytes") from None
     except Exception as error:
         advice = _ADVICE.get(codec.name)
         more = f"; {advice}" if advice else ""
