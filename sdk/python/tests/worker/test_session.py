@@ -159,7 +159,10 @@ def test_an_answer_that_cannot_be_read_is_logged_and_asked_for_again_after_a_pau
     wait_until(lambda: "t1" in master.results, 10, "the worker to go on")
 
 
-@pytest.mark.parametrize("document", [{}, [], {"id": 5, "heartbeat_ms": 1, "lease_ms": 1}, {"id": "w", "lease_ms": "soon"}])
+@pytest.mark.parametrize(
+    "document",
+    [{}, [], {"id": 5, "heartbeat_ms": 1, "lease_ms": 1}, {"id": "w", "heartbeat_ms": 1, "lease_ms": 1, "secret": 5}],
+)
 def test_an_answer_to_a_registration_that_cannot_be_read_is_no_end(master: Master, document: Any) -> None:
     original = master.answer_to
     refused: list[str] = []

@@ -268,7 +268,8 @@ class Worker:
 def _registered(answer: dict[str, Any]) -> dict[str, Any]:
     """Refuses an answer that is none to a registration."""
     numbers = (answer.get("heartbeat_ms"), answer.get("lease_ms"))
-    if not isinstance(answer.get("id"), str) or not all(isinstance(one, (int, float)) for one in numbers):
+    texts = (answer.get("id"), answer.get("secret") or "")
+    if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, (int, float)) for one in numbers):
         raise ProtocolError(f"this is not the answer to a registration: {str(answer)[:200]}; is this a Triarch master?")
     return answer
 
