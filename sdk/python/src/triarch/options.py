@@ -204,5 +204,9 @@ def _expires_ms(given: Seconds | datetime | str | None) -> int | None:
 
 
 def _instant(moment: datetime) -> str:
-    text = moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+    try:
+        moment = moment.astimezone(timezone.utc)
+    except OverflowError:
+        raise UsageError(f"eta is {moment.isoformat()}, which is outside of the years 1 to 9999 in UTC") from None
+    text = moment.isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")

@@ -128,6 +128,9 @@ def _decode_call(payload: Any, accept: Collection[str], inputs: Mapping[str, Any
             keys = [source] if isinstance(source, str) else source
             values = [_input(key, accept, inputs) for key in keys]
             whole = _put(whole, to, values[0] if isinstance(source, str) else values)
+        except SerializationError as error:
+            # A kind of TypeError, with its own advice.
+            raise SerializationError(f"an input of the task cannot be read: {error}") from error
         except (TypeError, KeyError, IndexError) as error:
             raise SerializationError(f"the payload binds an input to a missing position: {binding!r} ({error!r})") from None
     return whole["args"], whole["kwargs"]

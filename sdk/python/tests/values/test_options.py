@@ -42,6 +42,15 @@ def test_an_eta_is_a_moment_or_text(eta: Any) -> None:
     assert _wire(eta=eta)["run_at"] == "2030-01-31T11:00:00.000Z"
 
 
+def test_an_eta_that_utc_cannot_write_is_refused() -> None:
+    for eta in (
+        datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-12))),
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1))),
+    ):
+        with pytest.raises(UsageError, match=r"eta is .* outside of the years"):
+            _wire(eta=eta)
+
+
 def test_expires_is_a_span_or_a_moment() -> None:
     assert _wire(expires=60)["expires_ms"] == 60_000
     soon = datetime.now(timezone.utc) + timedelta(seconds=100)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from types import FrameType
 
-from triarch.errors import TriarchError, UsageError
+from triarch.errors import SerializationError, TriarchError, UsageError
 from triarch.worker.capture import Capture
 from triarch.worker.config import POOLS, PREFETCH_MAX_DEFAULT, WorkerConfig
 from triarch.worker.load import AppNotFound, load_app
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             owns_process=True,
             soft_files=soft_files,
         )
-    except UsageError as error:
+    except (UsageError, SerializationError) as error:
         _complain(error)
         return 2
     code = 0
