@@ -3,19 +3,28 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// First and last point in time that RFC 3339 can write, in Unix milliseconds: the years 0 to 9999 in UTC.
+const UNIX_MS_MIN: i64 = -62_167_219_200_000;
+const UNIX_MS_MAX: i64 = 253_402_300_799_999;
+
 /// Point in time: written as RFC 3339 in UTC with milliseconds, read from RFC 3339 with any offset.
+///
+/// What is written can always be read again: a time outside of the years 0 to 9999 in UTC is refused where it is read, and
+/// written as the nearest time within them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime, examples("2026-11-23T10:00:00.000Z")))]
 pub struct Timestamp(pub DateTime<Utc>);
 
 impl Timestamp {
-    /// From Unix milliseconds. A number beyond what a calendar holds becomes the latest time it does hold.
+    /// From Unix milliseconds. A number beyond the year 9999 becomes its last millisecond.
     pub fn from_unix_ms(unix_ms: u64) -> Self {
-        let time = i64::try_from(unix_ms)
-            .ok()
-            .and_then(DateTime::from_timestamp_millis);
-        Self(time.unwrap_or(DateTime::<Utc>::MAX_UTC))
+        Self::clamped(i64::try_from(unix_ms).unwrap_or(UNIX_MS_MAX))
+    }
+
+    fn clamped(unix_ms: i64) -> Self {
+        let unix_ms = unix_ms.clamp(UNIX_MS_MIN, UNIX_MS_MAX);
+        Self(DateTime::from_timestamp_millis(unix_ms).unwrap_or(DateTime::<Utc>::UNIX_EPOCH))
     }
 
     /// Unix milliseconds; 0 for times before 1970.
@@ -26,7 +35,8 @@ impl Timestamp {
 
 impl std::fmt::Display for Timestamp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.to_rfc3339_opts(SecondsFormat::Millis, true))
+        let Self(time) = Self::clamped(self.0.timestamp_millis());
+        f.write_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
     }
 }
 
@@ -50,13 +60,17 @@ impl<'de> Deserialize<'de> for Timestamp {
             type Value = Timestamp;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a time such as 2026-11-23T10:00:00Z")
+                f.write_str("a time such as 2026-11-23T10:00:00Z, in the years 0 to 9999 in UTC")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Timestamp, E> {
-                DateTime::parse_from_rfc3339(text)
-                    .map(|time| Timestamp(time.with_timezone(&Utc)))
-                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+                let wrong = || E::invalid_value(serde::de::Unexpected::Str(text), &self);
+                let time = DateTime::parse_from_rfc3339(text).map_err(|_| wrong())?;
+                // The offset and a leap second can lead to a year that cannot be written.
+                match time.timestamp_millis() {
+                    UNIX_MS_MIN..=UNIX_MS_MAX => Ok(Timestamp(time.with_timezone(&Utc))),
+                    _ => Err(wrong()),
+                }
             }
         }
 
@@ -85,10 +99,37 @@ mod tests {
     }
 
     #[test]
-    fn absurd_numbers_do_not_panic() {
-        assert_eq!(
-            Timestamp::from_unix_ms(u64::MAX).0,
-            chrono::DateTime::<chrono::Utc>::MAX_UTC
-        );
+    fn what_is_written_can_be_read_again() {
+        let read = |text: &str| serde_json::from_str::<Timestamp>(&format!("{text:?}"));
+        for text in [
+            "0000-01-01T00:00:00Z",
+            "9999-12-31T23:59:59.999Z",
+            "9999-12-31T23:59:59.999999Z",
+            "2016-12-31T23:59:60Z",
+            "2016-12-31T23:59:60.999Z",
+        ] {
+            let time = read(text).expect(text);
+            let again = read(&time.to_string()).expect(text);
+            assert_eq!(again.to_string(), time.to_string(), "{text}");
+        }
+        for text in [
+            "9999-12-31T23:59:59-00:01",
+            "9999-12-31T23:59:60Z",
+            "9999-12-31T12:00:00-12:00",
+            "0000-01-01T00:00:00+00:01",
+            "10000-01-01T00:00:00Z",
+        ] {
+            let error = read(text).expect_err(text).to_string();
+            assert!(error.contains("0 to 9999"), "{text}: {error}");
+        }
+        for time in [
+            Timestamp::from_unix_ms(u64::MAX),
+            Timestamp::from_unix_ms(253_402_300_800_000),
+            Timestamp(chrono::DateTime::<chrono::Utc>::MAX_UTC),
+        ] {
+            assert_eq!(time.to_string(), "9999-12-31T23:59:59.999Z");
+        }
+        let earliest = Timestamp(chrono::DateTime::<chrono::Utc>::MIN_UTC);
+        assert_eq!(earliest.to_string(), "0000-01-01T00:00:00.000Z");
     }
 }
