@@ -73,7 +73,7 @@ struct SetArgs {
     #[arg(long, value_name = "N|none", value_parser = bound::<u32>)]
     max_running: Option<Bound<u32>>,
     /// Maximum tasks started per second, over all workers
-    #[arg(long, value_name = "N|none", value_parser = bound::<f64>)]
+    #[arg(long, value_name = "N|none", value_parser = bound_rate)]
     rate: Option<Bound<f64>>,
     /// Maximum tasks started at once after an idle time; requires a rate [default: a tenth of the rate, at least 1]
     #[arg(long, value_name = "N")]
@@ -106,6 +106,16 @@ fn bound<T: std::str::FromStr>(text: &str) -> Result<Bound<T>, String> {
             Ok(number) => Ok(Bound(Some(number))),
             Err(_) => Err(format!("'{text}' is neither a number nor none")),
         },
+    }
+}
+
+/// Parses a rate. JSON has no infinite number: it would be sent as one that lifts the bound.
+fn bound_rate(text: &str) -> Result<Bound<f64>, String> {
+    match bound(text)? {
+        Bound(Some(rate)) if !f64::is_finite(rate) => {
+            Err(format!("'{text}' is neither a number nor none"))
+        }
+        rate => Ok(rate),
     }
 }
 

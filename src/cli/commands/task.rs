@@ -96,7 +96,7 @@ enum TaskCommand {
         #[arg(long, short)]
         follow: bool,
         /// Number of the attempt [default: the latest]
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         attempt: Option<u32>,
         /// Writes the bytes of an ended attempt as they were written, also those that are not UTF-8
         #[arg(long, conflicts_with = "follow")]

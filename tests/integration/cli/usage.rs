@@ -45,6 +45,11 @@ async fn bad_usage_exits_with_2_and_sends_no_request() {
         &["--masters", "ftp://127.0.0.1:7101", "job", "list"],
         &["--output", "xml", "job", "list"],
         &["worker", "--slots", "0"],
+        &["worker", "--log", "inof"],
+        &["queue", "set", "q", "--rate", "nan"],
+        &["queue", "set", "q", "--rate", "inf"],
+        &["queue", "set", "q", "--rate", "1e400"],
+        &["task", "logs", "t1-0", "--attempt", "0"],
         &["worker", "--label", "zone"],
         &[
             "server",
