@@ -242,6 +242,13 @@ fn logs(
         let task = table
             .task(id)
             .ok_or_else(|| Problem::from(Refusal::TaskNotFound(id)))?;
+        if let Some(number) = number.filter(|number| *number > task.attempt) {
+            let detail = match task.attempt {
+                0 => format!("task {id} has had no attempt, so there is no attempt {number}"),
+                last => format!("task {id} has no attempt {number}; its last one is {last}"),
+            };
+            return Err(Problem::invalid("attempt", detail).into());
+        }
         let number = number.unwrap_or(task.attempt);
         (
             task.state(),

@@ -65,7 +65,12 @@ async fn register(
 ) -> Result<ApiResponse, HandlerError> {
     let worker: wire::Register = json::parse(&body)?;
     validate::name("name", &worker.name)?;
-    for (field, names) in [("queues", &worker.queues), ("kinds", &worker.kinds)] {
+    type Check = fn(&str, &str) -> Result<(), Problem>;
+    let subscriptions: [(_, _, Check); 2] = [
+        ("queues", &worker.queues, validate::path_name),
+        ("kinds", &worker.kinds, validate::name),
+    ];
+    for (field, names, check) in subscriptions {
         if names.is_empty() || names.len() > SUBSCRIPTIONS_MAX {
             return Err(Problem::invalid(
                 field,
@@ -74,7 +79,7 @@ async fn register(
             .into());
         }
         for (name, position) in names.iter().zip(0..) {
-            validate::name(&format!("{field}[{position}]"), name)?;
+            check(&format!("{field}[{position}]"), name)?;
         }
     }
     if worker.slots == 0 || worker.slots > SLOTS_MAX {

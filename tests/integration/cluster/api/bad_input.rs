@@ -200,6 +200,8 @@ fn tasks() -> Vec<Case> {
         Case::task("max_losses", "-1"),
         Case::task("run_at", "\"tomorrow\""),
         Case::task("run_at", "17"),
+        Case::task("run_at", "\"9999-12-31T23:59:59-00:01\""),
+        Case::task("run_at", "\"9999-12-31T23:59:60Z\""),
         Case::task("queue", "\"\""),
         Case::task("queue", &long),
         Case::task("queue", r#""a\u0000b""#),
@@ -282,6 +284,7 @@ fn worker_cases(worker: &str) -> Vec<Case> {
         register("absurd slots", r#"{"name": "a", "slots": 4294967296}"#).at("slots"),
         register("no queues", r#"{"name": "a", "queues": []}"#).at("queues"),
         register("no kinds", r#"{"name": "a", "kinds": []}"#).at("kinds"),
+        register("a queue of dots", r#"{"name": "a", "queues": [".."]}"#).at("queues[0]"),
         register(
             "queues of a wrong type",
             r#"{"name": "a", "queues": "default"}"#,

@@ -248,4 +248,8 @@ async fn progress_and_notes_are_visible_while_a_task_runs() {
     .await;
     worker.report(lease.succeeded(json!(null))).await;
     assert_eq!(shown().await, (Value::Null, Value::Null));
+    // It had one attempt.
+    let path = format!("/v1/tasks/{task}/logs?attempt=2");
+    let refused = api.get(&path).await.expect(400);
+    assert_eq!(refused["field"], "attempt");
 }
