@@ -179,8 +179,12 @@ pub fn print_task(task: &Task) -> io::Result<()> {
             output::write_task_stderr(&streams.stderr)?;
             output::write_task_stdout(&streams.stdout)?;
             if streams.truncated {
+                let why = match (&streams.stdout_omitted, &streams.stderr_omitted) {
+                    (None, None) => "a process that it left behind was still writing",
+                    _ => "it exceeded the limit",
+                };
                 output::print_note(&format!(
-                    "(a part of the output of task {} is missing: it exceeded the limit)",
+                    "(a part of the output of task {} is missing: {why})",
                     task.id
                 ));
             }

@@ -89,7 +89,7 @@ impl CapturedOutput {
     /// stay when this future is cancelled.
     pub async fn drain(
         &mut self,
-        mut from: pipe::Receiver,
+        from: &mut pipe::Receiver,
         live: &mut OutputWriter,
     ) -> io::Result<()> {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);

@@ -8,6 +8,7 @@
 
 use std::ffi::{CString, OsString};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::pin::pin;
@@ -15,6 +16,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
@@ -205,14 +207,14 @@ impl ExecExecutor {
     ) -> io::Result<CompletedCommand> {
         let mut stdout = CapturedOutput::new(self.limits.output);
         let mut stderr = CapturedOutput::new(self.limits.output);
-        let (stopped, duration, whole) = {
+        let mut streams = (group.stdout()?, group.stderr()?);
+        let (stopped, duration, pipes_ended) = {
             let feed = feed(group.stdin()?, stdin);
-            let streams = (group.stdout()?, group.stderr()?);
             let live = |stream| context.writer(stream);
             let drained = async {
                 tokio::join!(
-                    drain(&mut stdout, streams.0, live(OutputStream::Stdout)),
-                    drain(&mut stderr, streams.1, live(OutputStream::Stderr)),
+                    drain(&mut stdout, streams.0.as_mut(), live(OutputStream::Stdout)),
+                    drain(&mut stderr, streams.1.as_mut(), live(OutputStream::Stderr)),
                 );
             };
             let mut drained = pin!(drained);
@@ -232,15 +234,20 @@ impl ExecExecutor {
             };
             let duration = begun.elapsed();
             group.signal(Signal::SIGKILL);
-            let whole = pipes_ended
+            let pipes_ended = pipes_ended
                 || tokio::time::timeout(PIPE_DRAIN_TIMEOUT, drained)
                     .await
                     .is_ok();
-            (stopped, duration, whole)
+            (stopped, duration, pipes_ended)
         };
         let status = group.finish()?;
-        if !whole {
-            stdout.mark_incomplete();
+        if !pipes_ended {
+            // A process that the command left behind holds its output open. The output is whole if nothing is left in it.
+            for (stream, captured) in [(&streams.0, &mut stdout), (&streams.1, &mut stderr)] {
+                if stream.as_ref().is_some_and(has_unread) {
+                    captured.mark_incomplete();
+                }
+            }
         }
         let (stdout, stderr) = (stdout.into_text(), stderr.into_text());
         if !stdout.truncated && !stderr.truncated {
@@ -273,12 +280,27 @@ impl ExecExecutor {
 }
 
 /// Reads a stream until its end or an error. After an error, the output counts as truncated.
-async fn drain(into: &mut CapturedOutput, from: Option<pipe::Receiver>, mut live: OutputWriter) {
+async fn drain(
+    into: &mut CapturedOutput,
+    from: Option<&mut pipe::Receiver>,
+    mut live: OutputWriter,
+) {
     if let Some(from) = from
         && let Err(error) = into.drain(from, &mut live).await
     {
         tracing::warn!(%error, "the output of a command could not be read to its end");
         into.mark_incomplete();
+    }
+}
+
+/// Returns whether a stream has bytes that were not read. Counts one that cannot be asked as such.
+fn has_unread(stream: &pipe::Receiver) -> bool {
+    let mut polled = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut polled, PollTimeout::ZERO) {
+        Ok(_) => polled[0]
+            .revents()
+            .is_none_or(|events| events.contains(PollFlags::POLLIN)),
+        Err(_) => true,
     }
 }
 
@@ -318,18 +340,38 @@ fn spawn_failure(payload: &ExecPayload, error: &io::Error) -> Outcome {
             reason: format!("{program} was not started: {error}"),
         };
     }
-    let message = match &payload.cwd {
-        Some(cwd) if !Path::new(cwd).is_dir() => {
-            format!("{program} was not started: the working directory {cwd} does not exist")
-        }
-        Some(cwd) => {
-            format!("{program} was not started in the working directory {cwd}: {error}")
-        }
-        None => format!("{program} was not started: {error}"),
-    };
+    let message = format!("{program} was not started: {}", start_error(payload, error));
     match error.raw_os_error() {
         Some(libc::ETXTBSY) => Outcome::failed("spawn", &message),
         _ => Outcome::failed_for_good("spawn", &message),
+    }
+}
+
+/// Returns why a command could not be started, in words: the system has one error for a missing directory, program and
+/// interpreter.
+fn start_error(payload: &ExecPayload, error: &io::Error) -> String {
+    let Some(cwd) = &payload.cwd else {
+        return format!("{error}{}", missing_interpreter(&payload.argv[0], error));
+    };
+    let shown: String = cwd.chars().take(MESSAGE_CHARS_MAX).collect();
+    match std::fs::metadata(cwd) {
+        Ok(found) if found.is_dir() => format!("{error} (in the working directory {shown})"),
+        Ok(_) => format!("the working directory {shown} is not a directory"),
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+            format!("the working directory {shown} does not exist")
+        }
+        Err(other) => format!("the working directory {shown} cannot be used: {other}"),
+    }
+}
+
+/// Returns a note if a program is there, but the interpreter that its first line names is not.
+fn missing_interpreter(program: &str, error: &io::Error) -> &'static str {
+    let is_there = program.contains('/') && Path::new(program).exists();
+    match error.kind() {
+        io::ErrorKind::NotFound if is_there => {
+            " (the file is there: the interpreter in its first line, or the loader that it needs, is missing)"
+        }
+        _ => "",
     }
 }
 
