@@ -1,4 +1,4 @@
-//! Limit on open files: raised for the worker, as it was for the commands.
+//! Limit on open files: raised for a worker that needs more, and as it was for its commands.
 //!
 //! Each attempt takes descriptors of the worker. A worker with more slots than its limit allows could not start some of
 //! its tasks.
@@ -24,13 +24,15 @@ pub struct FileLimit {
 }
 
 impl FileLimit {
-    /// Raises the soft limit to the hard limit.
-    pub fn raise() -> io::Result<Self> {
+    /// Raises the soft limit as far as this number of slots needs, and as the hard limit allows.
+    pub fn raise_for(slots: u32) -> io::Result<Self> {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+        let raised = needed(slots).min(hard);
+        // A command that is started with the limit as it is needs no step of its own for it, and starts faster.
+        let is_raised = soft < raised && setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_ok();
         Ok(Self {
-            own: if raised { hard } else { soft },
-            of_commands: raised.then_some(soft),
+            own: if is_raised { raised } else { soft },
+            of_commands: is_raised.then_some(soft),
             hard,
         })
     }
@@ -40,7 +42,7 @@ impl FileLimit {
         let fitting = self.own.saturating_sub(FILES_RESERVED) / FILES_PER_ATTEMPT;
         let fitting = u32::try_from(fitting).unwrap_or(u32::MAX).max(1);
         if wanted > fitting {
-            let needed = u64::from(wanted) * FILES_PER_ATTEMPT + FILES_RESERVED;
+            let needed = needed(wanted);
             tracing::warn!(
                 wanted,
                 fitting,
@@ -52,25 +54,23 @@ impl FileLimit {
         wanted.min(fitting)
     }
 
-    /// Gives a command the limit that this process was started with.
-    pub fn restore(&self, command: nix::unistd::Pid) {
-        let Some(soft) = self.of_commands else {
-            return;
-        };
-        let limit = libc::rlimit {
-            rlim_cur: soft,
-            rlim_max: self.hard,
-        };
-        // SAFETY: the call reads `limit`, which outlives it, and writes nothing. It fails if the command has ended.
-        unsafe {
-            libc::prlimit(
-                command.as_raw(),
-                libc::RLIMIT_NOFILE,
-                &raw const limit,
-                std::ptr::null_mut(),
-            );
+    /// Returns whether commands need [`FileLimit::restore`].
+    pub fn is_raised(&self) -> bool {
+        self.of_commands.is_some()
+    }
+
+    /// Gives this process, which is about to run a command, the limit that the worker was started with. Safe after a fork.
+    pub fn restore(&self) -> io::Result<()> {
+        match self.of_commands {
+            Some(soft) => Ok(setrlimit(Resource::RLIMIT_NOFILE, soft, self.hard)?),
+            None => Ok(()),
         }
     }
+}
+
+/// Returns the number of descriptors that a worker with this number of slots needs.
+fn needed(slots: u32) -> u64 {
+    u64::from(slots) * FILES_PER_ATTEMPT + FILES_RESERVED
 }
 
 /// Returns whether an error shows a want of this machine that may pass: of descriptors, processes, memory or disk space.

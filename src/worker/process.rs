@@ -76,10 +76,7 @@ impl Starter {
             .name("exec-start".to_owned())
             .spawn(move || {
                 while let Some(Request { start, reply }) = waiting.blocking_recv() {
-                    let started = Group::start(start, &children, reaper.clone());
-                    if let (Ok(group), Some(files)) = (&started, files) {
-                        files.restore(group.id);
-                    }
+                    let started = Group::start(start, &children, reaper.clone(), files);
                     // If nobody waits for it any more, the group is returned here and cleaned up by its drop.
                     let _ = reply.send(started);
                 }
@@ -114,6 +111,7 @@ impl Group {
         start: Start,
         children: &Arc<Children>,
         reaper: Arc<OrphanReaper>,
+        files: Option<FileLimit>,
     ) -> io::Result<Self> {
         let Start {
             mut command,
@@ -123,11 +121,16 @@ impl Group {
             cwd,
         } = start;
         command.process_group(0);
-        if !join.is_empty() || run_as.is_some() {
+        let files = files.filter(FileLimit::is_raised);
+        if !join.is_empty() || run_as.is_some() || files.is_some() {
             // SAFETY: only async-signal-safe calls, on memory that was allocated before.
             unsafe {
                 command.pre_exec(move || {
                     cgroup::join(&join)?;
+                    // The error pipe and the pipes of the command are open already, whatever their numbers are.
+                    if let Some(files) = &files {
+                        files.restore()?;
+                    }
                     let Some(run_as) = &run_as else {
                         return Ok(());
                     };

@@ -44,7 +44,8 @@ fn prepare(options: &WorkerOptions) -> anyhow::Result<Surroundings> {
         true => None,
         false => Some(TaskGroups::open(options.task_limits).map_err(anyhow::Error::msg)?),
     };
-    let files = FileLimit::raise().context("cannot read the limit on open files")?;
+    let files =
+        FileLimit::raise_for(options.slots).context("cannot read the limit on open files")?;
     Ok(Surroundings {
         environment,
         run_as: run_as.map(Arc::new),
