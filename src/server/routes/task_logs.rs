@@ -242,11 +242,13 @@ fn logs(
         let task = table
             .task(id)
             .ok_or_else(|| Problem::from(Refusal::TaskNotFound(id)))?;
-        if let Some(number) = number.filter(|number| *number > task.attempt) {
-            let detail = match task.attempt {
-                0 => format!("task {id} has had no attempt, so there is no attempt {number}"),
-                last => format!("task {id} has no attempt {number}; its last one is {last}"),
-            };
+        let ended = task.state().is_terminal();
+        // A task that has not ended may still have it, and a client may follow that from now on.
+        if let Some(number) = number.filter(|number| ended && *number > task.attempt) {
+            let detail = format!(
+                "task {id} has ended without an attempt {number}; it had {}",
+                task.attempt
+            );
             return Err(Problem::invalid("attempt", detail).into());
         }
         let number = number.unwrap_or(task.attempt);
