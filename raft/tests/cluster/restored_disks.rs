@@ -125,14 +125,21 @@ fn texts(cluster: &Cluster, id: u64) -> String {
     texts.collect::<Vec<_>>().join(", ")
 }
 
+/// Returns whether a failure names the disk of this node as the older one. Two histories can happen to have reached the same
+/// term, and then nobody knows whose it is.
+fn names_disk_of(why: &str, node: &str) -> bool {
+    why.contains(&format!("The disk of {node} (it acknowledged entry"))
+        || why.contains("The disk of a node that acknowledged both")
+}
+
 /// Starts node 2, and checks that neither history is overruled.
 fn check_that_both_stop(cluster: &mut Cluster) {
     cluster.start(2);
     let why = cluster.failure(2);
     assert!(why.contains("contradicts"), "{why}");
-    assert!(why.contains("node 1 (it acknowledged entry"), "{why}");
+    assert!(names_disk_of(&why, "node 1"), "{why}");
     let why = cluster.failure(1);
-    assert!(why.contains("this node (it acknowledged entry"), "{why}");
+    assert!(names_disk_of(&why, "this node"), "{why}");
     let kept = texts(cluster, 2);
     assert!(
         kept.contains("acknowledged 4") && !kept.contains("other"),
@@ -146,7 +153,7 @@ fn check_that_both_stop(cluster: &mut Cluster) {
 }
 
 #[test]
-fn two_acknowledged_histories_stop_their_nodes_and_name_the_disk() {
+fn two_acknowledged_histories_stop_their_nodes() {
     let mut cluster = two_histories(|_| {}, 0, 2, false);
     check_that_both_stop(&mut cluster);
 }
@@ -168,7 +175,7 @@ fn two_acknowledged_histories_are_noticed_after_kills_in_another_order_of_starts
     cluster.start_all(&[2, 3]);
     cluster.start(1);
     let why = cluster.failure(2);
-    assert!(why.contains("node 1 (it acknowledged entry"), "{why}");
+    assert!(names_disk_of(&why, "node 1"), "{why}");
     cluster.failure(1);
     let kept = texts(&cluster, 2);
     assert!(
