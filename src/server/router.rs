@@ -56,15 +56,6 @@ fn local_routes() -> OpenApiRouter<App> {
         .merge(metrics::routes())
 }
 
-/// All routes, without middleware.
-fn all_routes() -> OpenApiRouter<App> {
-    openapi::routes()
-        .merge(local_routes())
-        .merge(client_routes())
-        .merge(once_routes())
-        .merge(worker_routes())
-}
-
 async fn not_found(uri: Uri) -> Problem {
     Problem::new(
         Code::NotFound,
@@ -135,16 +126,20 @@ pub fn build(app: App) -> anyhow::Result<Router> {
     let worker_routes =
         worker_routes().route_layer(from_fn_with_state(app.clone(), leader_proxy::worker));
     let without_body = from_fn_with_state(app.clone(), leader_proxy::without_body);
-    let document = openapi::serialize(&openapi::complete(all_routes().into_openapi()))
-        .context("cannot generate the OpenAPI document")?;
-    let (routes, _) = openapi::routes()
-        .layer(Extension(document))
-        .merge(local_routes())
+    let (document_route, mut description) = openapi::routes().split_for_parts();
+    let (routes, described) = local_routes()
         .route_layer(without_body.clone())
         .merge(client_routes)
         .merge(once_routes)
         .merge(worker_routes)
         .split_for_parts();
+    description.merge(described);
+    let document = openapi::serialize(&openapi::complete(description))
+        .context("cannot generate the OpenAPI document")?;
+    let document_route = document_route
+        .layer(Extension(document))
+        .route_layer(without_body.clone());
+    let routes = routes.merge(document_route);
     Ok(routes
         .fallback(not_found.layer(without_body.clone()))
         .method_not_allowed_fallback(method_not_allowed.layer(without_body))

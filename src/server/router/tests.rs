@@ -3,14 +3,24 @@ use std::path::Path;
 
 use serde_json::Value;
 use triarch_sdk::wire::ProblemCode;
+use utoipa_axum::router::OpenApiRouter;
 
-use super::all_routes;
+use super::{client_routes, local_routes, once_routes, openapi, worker_routes};
+use crate::server::app::App;
 use crate::server::protocol::problem::Code;
 use crate::server::routes::openapi::{complete, operations};
 
 fn document() -> Value {
     let all = all_routes();
     serde_json::to_value(complete(all.into_openapi())).expect("plain")
+}
+
+fn all_routes() -> OpenApiRouter<App> {
+    openapi::routes()
+        .merge(local_routes())
+        .merge(client_routes())
+        .merge(once_routes())
+        .merge(worker_routes())
 }
 
 /// Returns every file below `directory`, with its text.
