@@ -97,16 +97,19 @@ impl TimeRange {
     }
 }
 
+/// Reads the states that an item may be in; empty for any.
+fn states<S>(query: &Query, parse: impl Fn(&str) -> Result<S, Problem>) -> Result<Vec<S>, Problem> {
+    let text = query.text("state");
+    text.map_or_else(
+        || Ok(Vec::new()),
+        |text| text.split(',').map(parse).collect(),
+    )
+}
+
 impl TaskFilters {
     /// Reads the filters of a query.
     pub fn parse(query: &Query) -> Result<Self, Problem> {
-        let states = match query.text("state") {
-            None => Vec::new(),
-            Some(text) => {
-                let states = text.split(',').map(present::parse_task_state);
-                states.collect::<Result<Vec<TaskState>, Problem>>()?
-            }
-        };
+        let states = states(query, present::parse_task_state)?;
         let text = |name: &str| query.text(name).map(str::to_string);
         Ok(Self {
             filter: TaskFilter {
@@ -255,13 +258,7 @@ pub struct JobFilters {
 impl JobFilters {
     /// Reads the filters of a query.
     pub fn parse(query: &Query) -> Result<Self, Problem> {
-        let states = match query.text("state") {
-            None => Vec::new(),
-            Some(text) => {
-                let states = text.split(',').map(present::parse_job_state);
-                states.collect::<Result<Vec<JobState>, Problem>>()?
-            }
-        };
+        let states = states(query, present::parse_job_state)?;
         let text = |name: &str| query.text(name).map(str::to_string);
         Ok(Self {
             filter: JobFilter {
