@@ -6,12 +6,14 @@
 //! - Times are RFC 3339 in UTC with milliseconds, named `…_at`; durations are integers, named `…_ms`.
 //! - The main fields of a response are always present, and `null` without a value. Other fields may be absent.
 
+pub mod backoff;
 pub mod cluster;
 pub mod event;
 pub mod exec;
 pub mod headers;
 pub mod health;
 pub mod job;
+mod number;
 pub mod output;
 pub mod problem;
 pub mod queue;
@@ -21,6 +23,7 @@ pub mod task_query;
 pub mod time;
 pub mod worker;
 
+pub use backoff::Backoff;
 pub use cluster::{
     AddNode, AreaDigest, ClusterNode, ClusterQuery, ClusterStatus, DivergenceCheck, Forming,
     FormingMember, HoldQuery, NodeDisk, NodeRole, NodeState, RestoreProgress, RestoreQuery,
@@ -40,8 +43,8 @@ pub use schedule::{
     CatchUp, DeletedSchedule, Overlap, PutSchedule, Schedule, ScheduleList, ScheduledRun,
 };
 pub use task::{
-    Attempt, AttemptOutcome, AwaitedTasks, Backoff, EndedTask, EndedTasks, Explanation,
-    OnDuplicate, Reason, Requires, Swept, Task, TaskList, TaskSelection, TaskSpec, TaskState,
+    Attempt, AttemptOutcome, AwaitedTasks, EndedTask, EndedTasks, Explanation, OnDuplicate, Reason,
+    Requires, Swept, Task, TaskList, TaskSelection, TaskSpec, TaskState,
 };
 pub use task_query::{JobTasksQuery, ListOrder, TasksQuery};
 pub use time::Timestamp;
