@@ -149,6 +149,7 @@ pub async fn accept(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
+                metrics.accept_errors.add(1);
                 let closed_idle = registry.close_idle();
                 if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL) {
                     logged = Some(Instant::now());

@@ -54,6 +54,8 @@ pub struct RequestMetrics {
     pub clients: ConnectionMetrics,
     /// Connections of other nodes.
     pub peers: ConnectionMetrics,
+    /// Connections that could not be accepted, for want of file descriptors for one.
+    pub accept_errors: Counter,
 }
 
 /// Connections of one kind of peer.

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use triarch_raft::Readiness;
+use triarch_raft::{DiskStatus, Readiness};
 use triarch_sdk::wire;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -39,7 +39,7 @@ async fn healthz(State(app): State<App>) -> Response {
 /// Checks that a leader is known that reaches a majority, and that this node has applied what that leader had committed
 /// after this node's last start, pause or network cut. Otherwise `reason` names what is missing: `stopping`,
 /// `excluded`, `no_leader`, `no_majority`, `proposals_waiting` or `catching_up`. A node with low disk space is ready too, because it
-/// serves reads and forwards requests; `disk` reports it.
+/// serves reads and forwards requests; `disk` reports it, also while the node is not ready.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -58,9 +58,10 @@ async fn readyz(State(app): State<App>) -> Response {
             .into_response();
     }
     let status = app.node.status();
+    let disk = app.node.disk();
     let leader = match app.node.readiness() {
         Readiness::Ready { leader } => leader,
-        other => return not_ready(other).into_response(),
+        other => return not_ready(other, disk).into_response(),
     };
     ApiResponse::ok(
         status.applied_index,
@@ -69,15 +70,28 @@ async fn readyz(State(app): State<App>) -> Response {
             node: app.node_id,
             leader,
             term: status.term,
-            disk: app.node.disk().map(present::node_disk),
+            disk: disk.map(present::node_disk),
         },
     )
     .into_response()
 }
 
-/// Describes why a node is not ready.
-fn not_ready(readiness: Readiness) -> Problem {
-    match readiness {
+/// Describes why a node is not ready. A node whose disk is low stays behind until there is room again, so the disk is
+/// named as well.
+fn not_ready(readiness: Readiness, disk: Option<DiskStatus>) -> Problem {
+    let disk = disk.map(present::node_disk);
+    let shortage = match disk {
+        Some(wire::NodeDisk {
+            low: true,
+            free_bytes,
+            ..
+        }) => format!(
+            ", and takes no entries while only {} MiB are free on its disk: free some space there",
+            free_bytes >> 20
+        ),
+        Some(_) | None => String::new(),
+    };
+    let problem = match readiness {
         Readiness::Ready { .. } | Readiness::NoLeader => {
             Problem::no_leader("this node knows no leader").with("reason", "no_leader")
         }
@@ -94,13 +108,40 @@ fn not_ready(readiness: Readiness) -> Problem {
         .with("reason", "proposals_waiting")
         .with("oldest_ms", oldest_ms),
         Readiness::CatchingUp { behind: Some(behind) } => Problem::no_leader(format!(
-            "this node still has to apply {behind} committed entries"
+            "this node still has to apply {behind} committed entries{shortage}"
         ))
         .with("reason", "catching_up")
         .with("behind", behind),
-        Readiness::CatchingUp { behind: None } => Problem::no_leader(
-            "this node has not received the commit index from its leader yet",
-        )
+        Readiness::CatchingUp { behind: None } => Problem::no_leader(format!(
+            "this node has not received the commit index from its leader yet{shortage}"
+        ))
         .with("reason", "catching_up"),
+    };
+    match disk.map(serde_json::to_value) {
+        Some(Ok(disk)) => problem.with("disk", disk),
+        Some(Err(_)) | None => problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_behind_for_want_of_space_says_so() {
+        let disk = DiskStatus {
+            free_bytes: 3 << 20,
+            low: true,
+            unfinished_sync_ms: None,
+        };
+        let behind = Readiness::CatchingUp { behind: Some(7) };
+        let told = not_ready(behind, Some(disk)).to_json();
+        assert_eq!(told["reason"], "catching_up");
+        assert_eq!(told["disk"]["low"], true);
+        let detail = told["detail"].as_str().unwrap();
+        assert!(
+            detail.contains("7 committed entries, and takes no entries while only 3 MiB are free"),
+            "{detail}"
+        );
     }
 }

@@ -108,4 +108,9 @@ pub fn collect(app: &App, out: &mut MetricFamilies) {
         "Idle connections of clients and workers that were closed for new ones, or for want of descriptors.",
         app.connections.evicted() as f64,
     );
+    out.counter(
+        "triarch_accept_errors",
+        "Failed attempts to accept a connection, for want of descriptors for one; each is repeated after 50 ms.",
+        metrics.accept_errors.get() as f64,
+    );
 }

@@ -139,6 +139,17 @@ async fn a_snapshot_without_descriptors_is_postponed_and_the_master_goes_on() {
         .await;
     assert_eq!(postponed.status, 202, "{postponed:?}");
     api.submit(&fake_worker::job(json!("meanwhile"))).await;
+    let _unaccepted = TcpStream::connect(cluster.addr(node))
+        .await
+        .expect("the kernel takes it");
+    until(WAIT_TIMEOUT, "the failed accept is counted", async || {
+        let metrics = api.get("/metrics").await.text;
+        let sample = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("triarch_accept_errors_total "));
+        sample.expect("the metric").parse::<f64>().expect("a count") > 0.0
+    })
+    .await;
     limit_descriptors(pid, before);
     until(WAIT_TIMEOUT, "the snapshot is written", async || {
         let reply = api
