@@ -30,8 +30,8 @@ impl Fault for FullDisk {
         let full = testbed.disk(self.master)?.refuses_more()?;
         let api = testbed.drill.cluster.api(self.master);
         let ready = api.call(Method::GET, "/readyz").send().await;
-        let low =
-            ready.is_ok_and(|reply| reply.status == 200 && reply.json()["disk"]["low"] == true);
+        // A follower that takes no entries soon is not ready, and names its disk all the same.
+        let low = ready.is_ok_and(|reply| reply.json()["disk"]["low"] == true);
         let proof = format!(
             "master {}: its disk answers ENOSPC, and it says that it has too little room",
             self.master
