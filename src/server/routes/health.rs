@@ -135,10 +135,10 @@ mod tests {
             unfinished_sync_ms: None,
         };
         let behind = Readiness::CatchingUp { behind: Some(7) };
-        let told = not_ready(behind, Some(disk)).to_json();
-        assert_eq!(told["reason"], "catching_up");
-        assert_eq!(told["disk"]["low"], true);
-        let detail = told["detail"].as_str().unwrap();
+        let problem = not_ready(behind, Some(disk)).to_json();
+        assert_eq!(problem["reason"], "catching_up");
+        assert_eq!(problem["disk"]["low"], true);
+        let detail = problem["detail"].as_str().unwrap();
         assert!(
             detail.contains("7 committed entries, and takes no entries while only 3 MiB are free"),
             "{detail}"
