@@ -80,6 +80,9 @@ needs=(
   "faketime faketime"
   "iptables iptables"
   "python3 python3"
+  "jq jq"
+  "nginx nginx"
+  "setpriv util-linux"
 )
 
 install_needs() {

@@ -25,7 +25,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ BLOCK_TIMEOUT_S = 60.0
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>.*)$")
 _RUN = ("python", "sh")
-_SHOWN = ("json", "text", "toml", "ini", "dockerfile", "sql", "mermaid", "yaml")
+_SHOWN = ("json", "text", "toml", "ini", "dockerfile", "sql", "mermaid", "yaml", "nginx")
 
 
 class PageError(AssertionError):
@@ -98,9 +98,11 @@ def _check(block: Block) -> None:
 class Visit:
     """Runs a page like a reader: in a directory, against a cluster."""
 
-    def __init__(self, directory: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, env: Mapping[str, str], under: Sequence[str] = ()) -> None:
         self.directory = directory
         self._env = dict(env)
+        #: Command under which those of the page run, such as `nsenter`.
+        self._under = list(under)
         self._interpreter: subprocess.Popen[str] | None = None
         self._background: list[subprocess.Popen[bytes]] = []
         self._printed: str | None = None
@@ -140,7 +142,7 @@ class Visit:
             with log:
                 self._background.append(
                     subprocess.Popen(
-                        ["bash", "-c", f"exec {block.text.strip()}"],
+                        [*self._under, "bash", "-c", f"exec {block.text.strip()}"],
                         cwd=self.directory,
                         env=self._env,
                         stdout=log,
@@ -156,7 +158,7 @@ class Visit:
 
     def _shell(self, block: Block) -> None:
         with subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", block.text],
+            [*self._under, "bash", "-euo", "pipefail", "-c", block.text],
             cwd=self.directory,
             env=self._env,
             stdout=subprocess.PIPE,
