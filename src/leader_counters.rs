@@ -116,7 +116,8 @@ impl LeaderCounters {
                 | Event::QueueChanged { .. }
                 | Event::ScheduleChanged { .. }
                 | Event::WorkerChanged { .. }
-                | Event::Restored => {}
+                | Event::Restored
+                | Event::TimeSetBack { .. } => {}
             }
         }
     }

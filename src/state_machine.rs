@@ -156,6 +156,14 @@ impl SharedTable {
                     (ready, timers, schedules) = (true, true, true);
                     self.waiters.wake_all();
                 }
+                Event::TimeSetBack { from_ms, to_ms } => {
+                    (ready, timers, schedules) = (true, true, true);
+                    tracing::warn!(
+                        back_s = (from_ms - to_ms) / 1_000,
+                        "the time of the table was set back by `triarch cluster set-time-back`: delays, schedules and retention go by \
+                         the masters' clocks again"
+                    );
+                }
                 Event::ScheduleChanged { .. } | Event::ScheduleTicked { .. } => schedules = true,
             }
         }

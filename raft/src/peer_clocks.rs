@@ -24,11 +24,16 @@ struct ClockSample {
 impl PeerClocks {
     /// Returns the time on each of the other nodes' clocks at `now`, in Unix µs, by node.
     pub fn read(&self, now: Instant) -> BTreeMap<u64, u64> {
+        self.read_within(now, SAMPLE_MAX_AGE)
+    }
+
+    /// Returns the clocks as [`PeerClocks::read`] does, only those that were asked at most `age_max` ago.
+    pub fn read_within(&self, now: Instant, age_max: Duration) -> BTreeMap<u64, u64> {
         let samples = self.samples.lock();
         let read = samples.iter().filter_map(|(id, sample)| {
             let passed = now.saturating_duration_since(sample.at);
             let passed_us = u64::try_from(passed.as_micros()).ok()?;
-            (passed <= SAMPLE_MAX_AGE).then(|| (*id, sample.wall_us.saturating_add(passed_us)))
+            (passed <= age_max).then(|| (*id, sample.wall_us.saturating_add(passed_us)))
         });
         read.collect()
     }
@@ -72,6 +77,8 @@ mod tests {
             BTreeMap::from([(2, 4_000_000), (3, 7_000_000)])
         );
         assert!(clocks.read(at + SAMPLE_MAX_AGE * 2).is_empty());
+        let recent = clocks.read_within(later, Duration::from_secs(2));
+        assert_eq!(recent, BTreeMap::from([(3, 7_000_000)]));
         clocks.retain(&[3]);
         assert_eq!(clocks.read(later).len(), 1);
     }

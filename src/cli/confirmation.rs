@@ -19,6 +19,14 @@ pub struct Confirmation {
 }
 
 impl Confirmation {
+    /// Returns the confirmation of an operation that cannot be tried without effect.
+    pub fn of(yes: bool) -> Self {
+        Confirmation {
+            dry_run: false,
+            yes,
+        }
+    }
+
     /// Returns whether the operation has to be counted before it is done.
     pub fn needs_count(&self) -> bool {
         self.dry_run || self.is_interactive()

@@ -79,6 +79,8 @@ pub enum EventRecord {
     },
     /// The whole table was replaced by a backup.
     Restored,
+    /// The table's time was set back.
+    TimeSetBack { from_ms: u64, to_ms: u64 },
 }
 
 /// Reference to a task. A field is `None` if the task was forgotten in the entry of the event itself.
@@ -199,6 +201,7 @@ fn record_of(table: &Table, before: Option<&Event>, event: &Event) -> EventRecor
             state: to,
         },
         Event::Restored => EventRecord::Restored,
+        Event::TimeSetBack { from_ms, to_ms } => EventRecord::TimeSetBack { from_ms, to_ms },
         Event::QueueChanged { ref queue } => EventRecord::QueueChanged {
             queue: Arc::clone(queue),
         },
@@ -241,7 +244,8 @@ fn lease_of(table: &Table, changed: TaskId, before: &Event) -> Option<LeaseRef> 
         | Event::ScheduleChanged { .. }
         | Event::ScheduleTicked { .. }
         | Event::WorkerChanged { .. }
-        | Event::Restored => None,
+        | Event::Restored
+        | Event::TimeSetBack { .. } => None,
     }
 }
 

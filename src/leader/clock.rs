@@ -2,13 +2,14 @@
 //!
 //! Any single wall clock may be wrong, also when its process starts. Therefore the *median* of all nodes' wall clocks
 //! counts as the time. With an even number of clocks, the earlier of the two in the middle counts. A late clock is
-//! harmless, an early one is not, because the table's time never goes back.
+//! harmless, an early one is not, because the table's time does not go back by itself.
 //!
 //! # Invariants
 //!
 //! - From the beginning of a term the leader's clock moves with the monotonic clock and is slewed towards the median, by at
 //!   most one part in ten. A step of any wall clock makes delays at most a tenth shorter or longer.
-//! - Within a term the clock never goes back and never stands still.
+//! - Within a term the clock never goes back and never stands still, except once when the table's time is
+//!   [corrected](super::time_correction).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +27,45 @@ pub struct ClusterClock {
 struct SlewedTime {
     unix_us: u64,
     at: Instant,
+}
+
+/// Maximum age of a sample of another node's clock where all clocks must be known.
+const FRESH_SAMPLE_AGE: Duration = Duration::from_secs(10);
+/// Maximum distance of clocks that agree.
+const AGREEMENT_MS: u64 = 5_000;
+
+/// Reason why the nodes' clocks do not give one time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClockDisagreement {
+    /// Some clocks are not known.
+    #[error(
+        "the clocks of these masters are not known, because they have not answered for {} s: {}. Start them, or remove them \
+         from the cluster, then repeat",
+        FRESH_SAMPLE_AGE.as_secs(),
+        list(nodes)
+    )]
+    Unknown {
+        /// The nodes.
+        nodes: Vec<u64>,
+    },
+    /// Some clocks are wrong.
+    #[error(
+        "the clocks of the masters differ by {apart_ms} ms (node {earliest} is the earliest, node {latest} the latest), and at most \
+         {AGREEMENT_MS} ms are allowed here. Set the wrong clocks, wait some seconds, then repeat"
+    )]
+    Apart {
+        /// Distance between the earliest and the latest clock, in ms.
+        apart_ms: u64,
+        /// The node with the earliest clock.
+        earliest: u64,
+        /// The node with the latest clock.
+        latest: u64,
+    },
+}
+
+fn list(nodes: &[u64]) -> String {
+    let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
+    nodes.join(", ")
 }
 
 /// Maximum slew, as a divisor: a leader's clock runs faster or slower than real time by at most one part in this many.
@@ -47,6 +87,53 @@ impl ClusterClock {
             unix_us: self.median_us(now).max(table_ms.saturating_mul(1_000)),
             at: now,
         });
+    }
+
+    /// Sets the clock of this term back to the median, for a table whose time is ahead. Has no effect outside of a term.
+    pub fn set_back(&self) {
+        let now = Instant::now();
+        let median_us = self.median_us(now);
+        if let Some(time) = &mut *self.slewed.lock() {
+            *time = SlewedTime {
+                unix_us: median_us,
+                at: now,
+            };
+        }
+    }
+
+    /// Lets the clock of this term go on from the time of a table that is ahead. Has no effect outside of a term.
+    pub fn go_on_from(&self, table_ms: u64) {
+        if let Some(time) = &mut *self.slewed.lock() {
+            time.unix_us = time.unix_us.max(table_ms.saturating_mul(1_000));
+        }
+    }
+
+    /// Returns the latest of all voters' clocks, in Unix ms: of this node, which is `own`, and of the `others`.
+    ///
+    /// # Errors
+    ///
+    /// Fails unless all clocks are known and agree.
+    pub fn latest_of_all(&self, own: u64, others: &[u64]) -> Result<u64, ClockDisagreement> {
+        let known = self.peers.read_within(Instant::now(), FRESH_SAMPLE_AGE);
+        let unknown = others.iter().filter(|id| !known.contains_key(*id));
+        let nodes: Vec<u64> = unknown.copied().collect();
+        if !nodes.is_empty() {
+            return Err(ClockDisagreement::Unknown { nodes });
+        }
+        let others = known.into_iter().filter(|(id, _)| others.contains(id));
+        let mut clocks: Vec<(u64, u64)> = others.map(|(id, us)| (us / 1_000, id)).collect();
+        clocks.push((wall_us() / 1_000, own));
+        clocks.sort_unstable();
+        let ((earliest_ms, earliest), (latest_ms, latest)) = (clocks[0], clocks[clocks.len() - 1]);
+        let apart_ms = latest_ms - earliest_ms;
+        match apart_ms <= AGREEMENT_MS {
+            true => Ok(latest_ms),
+            false => Err(ClockDisagreement::Apart {
+                apart_ms,
+                earliest,
+                latest,
+            }),
+        }
     }
 
     /// Ends the term; from now on the clock is the plain median again.
@@ -81,8 +168,8 @@ impl ClusterClock {
 
     /// Returns by how much the time of the table is ahead of the median of the nodes' clocks, in ms; 0 if it is not ahead.
     ///
-    /// The time of the table never goes back. After most clocks were ahead once, it stands still until they have caught up
-    /// with it.
+    /// The time of the table does not go back by itself. After most clocks were ahead once, it stays ahead until they have
+    /// caught up with it, or until it is [set back](super::time_correction).
     pub fn table_ahead_ms(&self, table_ms: u64) -> u64 {
         table_ms.saturating_sub(self.median_us(Instant::now()) / 1_000)
     }
@@ -164,7 +251,7 @@ fn warn_of_table_ahead(ahead_ms: u64, warned: &mut Option<Instant>) {
         None if far => {}
         Some(at) if far && at.elapsed() >= TABLE_AHEAD_LOG_INTERVAL => {}
         Some(_) if !far => {
-            tracing::info!("the masters' clocks have caught up with the time of the table");
+            tracing::info!("the masters' clocks agree with the time of the table again");
             *warned = None;
             return;
         }
@@ -173,9 +260,9 @@ fn warn_of_table_ahead(ahead_ms: u64, warned: &mut Option<Instant>) {
     *warned = Some(Instant::now());
     tracing::warn!(
         table_ahead_s = ahead_ms / 1_000,
-        "the time of the table is ahead of the masters' clocks, and never goes back: most clocks were ahead once, or are behind \
-         now. Until they have caught up, delays and schedules go by the time of the table: check the clocks; see 'Wrong clocks' \
-         in docs/operations.md"
+        "the time of the table is ahead of the masters' clocks, and does not go back by itself: most clocks were ahead once, or \
+         are behind now. Delays and schedules go by the time of the table: set the clocks right, then run `triarch cluster \
+         set-time-back`; see 'Wrong clocks' in docs/operations.md"
     );
 }
 
@@ -240,6 +327,63 @@ mod tests {
             peers.record(peer, wall_us() + HOUR_US, Instant::now());
         }
         assert!(clock.table_ahead_ms(table_ms) < 10_000);
+    }
+
+    #[test]
+    fn a_term_is_set_back_to_the_median_and_goes_on_from_the_table_after_a_refusal() {
+        let clock = ClusterClock::new(Arc::default());
+        let ahead_ms = wall_us() / 1_000 + 3_600_000;
+        clock.set_back();
+        clock.go_on_from(ahead_ms);
+        assert!(
+            clock.now_ms() < ahead_ms,
+            "it has no effect outside of a term"
+        );
+        clock.begin_term(ahead_ms);
+        clock.set_back();
+        assert!(clock.now_ms() < ahead_ms - 3_000_000);
+        clock.go_on_from(ahead_ms);
+        assert!(clock.now_ms() >= ahead_ms);
+    }
+
+    #[test]
+    fn clocks_that_are_unknown_or_apart_give_no_time() {
+        let peers = Arc::new(PeerClocks::default());
+        let clock = ClusterClock::new(Arc::clone(&peers));
+        let now = Instant::now();
+        assert!(
+            clock.latest_of_all(1, &[]).is_ok(),
+            "a lone master has its own clock"
+        );
+        peers.record(2, wall_us(), now);
+        let unknown = clock.latest_of_all(1, &[2, 3]).expect_err("one is unknown");
+        assert_eq!(unknown, ClockDisagreement::Unknown { nodes: vec![3] });
+        let old = now
+            .checked_sub(FRESH_SAMPLE_AGE * 2)
+            .expect("the machine runs longer");
+        peers.record(3, wall_us(), old);
+        let unknown = clock
+            .latest_of_all(1, &[2, 3])
+            .expect_err("one has not answered for long");
+        assert_eq!(unknown, ClockDisagreement::Unknown { nodes: vec![3] });
+        assert!(
+            unknown.to_string().contains("not answered for 10 s: 3."),
+            "{unknown}"
+        );
+        peers.record(3, wall_us() + 2_000_000, now);
+        let latest_ms = clock.latest_of_all(1, &[2, 3]).expect("they agree");
+        assert!(latest_ms > wall_us() / 1_000 + 1_000, "{latest_ms}");
+        peers.record(2, wall_us() - HOUR_US, now);
+        let apart = clock.latest_of_all(1, &[2, 3]).expect_err("one is wrong");
+        let ClockDisagreement::Apart {
+            apart_ms,
+            earliest: 2,
+            latest: 3,
+        } = apart
+        else {
+            panic!("{apart:?}");
+        };
+        assert!((3_602_000..3_603_000).contains(&apart_ms), "{apart_ms}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod poll_registry;
 mod retry;
 mod schedules;
 mod term;
+pub mod time_correction;
 pub mod worker_calls;
 
 pub use leadership::track_leadership;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use tokio::sync::{RwLock, RwLockReadGuard};
 use tokio_util::sync::CancellationToken;
 use triarch_raft::{Node, Priority, ProposeError, ProposeOptions};
 use triarch_table::{Command, Reply};
@@ -30,6 +31,8 @@ pub struct LeaderTerm {
     pub(super) node: TableNode,
     pub(super) table: Arc<SharedTable>,
     pub(super) clock: Arc<ClusterClock>,
+    /// Locked for writing by a correction of the table's time, and for reading by proposals that must not cross one.
+    pub(super) time_correction: RwLock<()>,
     pub(super) runtime: tokio::runtime::Handle,
     end: CancellationToken,
 }
@@ -52,6 +55,7 @@ impl LeaderTerm {
             node: node.clone(),
             table: Arc::clone(table),
             clock: Arc::clone(clock),
+            time_correction: RwLock::default(),
             runtime: tokio::runtime::Handle::current(),
             end: CancellationToken::new(),
         }
@@ -70,6 +74,12 @@ impl LeaderTerm {
     /// Returns the cluster's time in Unix ms: this node's clock, or the table's where that is ahead.
     pub fn now_ms(&self) -> u64 {
         self.clock.now_ms().max(self.table.read().now_ms())
+    }
+
+    /// Keeps the time of the table from being set back until the guard is dropped: for a command with a time that was
+    /// computed from [`LeaderTerm::now_ms`], until it is applied.
+    pub async fn hold_time(&self) -> RwLockReadGuard<'_, ()> {
+        self.time_correction.read().await
     }
 
     /// Proposes one of the leader's own decisions, for this term only.

@@ -7,9 +7,9 @@ use std::path::Path;
 use bytes::Bytes;
 use triarch_table::command::codec::{CodecError, VERSION, decode_command, encode_command};
 use triarch_table::command::{
-    Backoff, CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Overlap, PutSchedule,
-    QueueChange, RegisterWorker, ReportedOutcome, Requires, RestorePart, StagePart, SubmitJob,
-    TaskReport, TickAction, TickSchedule, WorkerDemand,
+    Backoff, CatchUp, EndLease, EndReason, Grant, NewTask, NextTick, OnFailure, Overlap,
+    PutSchedule, QueueChange, RegisterWorker, ReportedOutcome, Requires, RestorePart, SetTimeBack,
+    StagePart, SubmitJob, TaskReport, TickAction, TickSchedule, WorkerDemand,
 };
 use triarch_table::types::queue_options::Placement;
 use triarch_table::{Command, JobId, TaskId, Token, WorkerId};
@@ -309,6 +309,24 @@ fn commands() -> Vec<(&'static str, Command)> {
                 ],
             },
         ),
+        (
+            "set_time_back",
+            Command::SetTimeBack(SetTimeBack {
+                to_ms: 1_764_000_000_000,
+                ticks: vec![
+                    NextTick {
+                        schedule: "s".into(),
+                        generation: 5,
+                        next_tick_ms: Some(1_764_000_060_000),
+                    },
+                    NextTick {
+                        schedule: "t".into(),
+                        generation: 6,
+                        next_tick_ms: None,
+                    },
+                ],
+            }),
+        ),
     ]
 }
 
@@ -342,11 +360,12 @@ fn variant(command: &Command) -> &'static str {
         Command::ForgetJobs { .. } => "forget_jobs",
         Command::RestorePart(_) => "restore_part",
         Command::GrantNext { .. } => "grant_next",
+        Command::SetTimeBack(_) => "set_time_back",
     }
 }
 
 /// Number of variants: one more than the number of the last one.
-const VARIANTS: usize = 27;
+const VARIANTS: usize = 28;
 
 #[test]
 fn every_variant_is_among_them() {

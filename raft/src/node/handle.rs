@@ -106,6 +106,12 @@ impl<S: StateMachine> Node<S> {
         self.inner.proposer.propose(command, options).await
     }
 
+    /// Waits until no entry that was stamped before this call is in flight on this leader. An entry that is proposed after
+    /// it, in the same term, comes after all of those in the log.
+    pub async fn settle(&self) -> Result<(), ProposeError> {
+        self.inner.proposer.settle().await
+    }
+
     /// Registers `dispatcher`. This node, as leader, calls it for a command to piggyback whenever it writes an entry
     /// with a proposal that allows one. Only the first call in a node's life has an effect.
     pub fn set_piggyback_dispatcher(&self, dispatcher: PiggybackDispatcher<S::Reply>) {

@@ -68,6 +68,7 @@ pub(crate) struct Proposer<R> {
     normal_priority: mpsc::Sender<Proposal<R>>,
     high_priority: mpsc::Sender<Proposal<R>>,
     bytes: Arc<Semaphore>,
+    in_flight: Arc<Semaphore>,
     role: watch::Receiver<RaftRole>,
     fatal_error: FatalErrorSignal,
     disk_space: Arc<ClusterDiskSpace>,
@@ -88,6 +89,18 @@ impl<R: Send + 'static> Proposer<R> {
             self.metrics.refused(error.into());
         }
         outcome
+    }
+
+    /// Waits until no entry that was stamped before this call is in flight: each is applied here, or can no longer be
+    /// appended by this leader. Entries are stamped before they are appended, so two in flight may change places.
+    pub(crate) async fn settle(&self) -> Result<(), ProposeError> {
+        let all = u32::try_from(self.limits.entries_in_flight_max).unwrap_or(u32::MAX);
+        let timeout = Duration::from_millis(self.limits.propose_timeout_ms);
+        match tokio::time::timeout(timeout, self.in_flight.acquire_many(all)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ProposeError::ShuttingDown),
+            Err(_) => Err(ProposeError::Overloaded),
+        }
     }
 
     async fn enqueue(&self, command: Bytes, options: ProposeOptions) -> ProposeResult<R> {
@@ -185,6 +198,7 @@ pub(crate) fn proposals<S: StateMachine>(
 ) -> (Proposer<S::Reply>, Batcher<S>) {
     let (normal_tx, normal_priority) = mpsc::channel(limits.queue_commands_max);
     let (high_tx, high_priority) = mpsc::channel(limits.queue_commands_max);
+    let in_flight = Arc::new(Semaphore::new(limits.entries_in_flight_max));
     let proposer = Proposer {
         check_command: S::check_command,
         normal_priority: normal_tx,
@@ -192,6 +206,7 @@ pub(crate) fn proposals<S: StateMachine>(
         bytes: Arc::new(Semaphore::new(
             limits.queue_bytes_max.min(Semaphore::MAX_PERMITS),
         )),
+        in_flight: Arc::clone(&in_flight),
         role: entry.role.clone(),
         fatal_error: entry.fatal_error.clone(),
         disk_space: Arc::clone(&disk_space),
@@ -202,7 +217,7 @@ pub(crate) fn proposals<S: StateMachine>(
         normal_priority,
         high_priority,
         entry,
-        in_flight: Arc::new(Semaphore::new(limits.entries_in_flight_max)),
+        in_flight,
         disk_space,
         clock,
         limits: limits.clone(),

@@ -9,9 +9,11 @@ use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, ProblemCode, ReadQu
 
 use super::backup::{self, BackupArgs, RestoreArgs};
 use super::{cluster_members, cluster_status};
+use crate::cli::confirmation::Confirmation;
 use crate::cli::context::CommandContext;
 use crate::cli::error::CommandError;
 use crate::cli::output;
+use crate::cli::time_format;
 use crate::cli::watch::watch;
 use crate::server::{NodeAddress, NodeAddressError};
 
@@ -66,6 +68,12 @@ enum ClusterCommand {
     },
     /// Raises the cluster to the formats of this version, once every master runs it; there is no way back to an older one
     Upgrade,
+    /// Sets the time of the table back to the masters' clocks, after most of them were ahead once
+    SetTimeBack {
+        /// Sets the time back without the question that a terminal gets
+        #[arg(long, short)]
+        yes: bool,
+    },
     /// Makes the leader write a snapshot of the table now and delete the log that it replaces
     Snapshot,
 }
@@ -130,6 +138,7 @@ impl ClusterArgs {
                 output::print(context.format, &status, cluster_status::render)?;
                 Ok(ExitCode::SUCCESS)
             }
+            ClusterCommand::SetTimeBack { yes } => set_time_back(context, yes).await,
             ClusterCommand::Backup(args) => backup::backup(context, args).await,
             ClusterCommand::Restore(args) => backup::restore(context, args).await,
             ClusterCommand::TransferLeader { to } => {
@@ -168,6 +177,28 @@ async fn upgrade(context: &CommandContext) -> Result<ClusterStatus, CommandError
         )),
         other => Ok(other?),
     }
+}
+
+async fn set_time_back(context: &CommandContext, yes: bool) -> Result<ExitCode, CommandError> {
+    let ahead_ms = status(context).await?.table_ahead_ms;
+    let question = format!(
+        "The time of the table is {} ahead of the masters' clocks. It will be set back to them: delays, schedules and \
+         retention follow, and tasks go on.",
+        time_format::span_ms(ahead_ms)
+    );
+    if !Confirmation::of(yes).asks(&question)? {
+        return Ok(ExitCode::FAILURE);
+    }
+    let set_back = context.client.set_time_back().await?;
+    output::print(context.format, &set_back, |set_back| {
+        format!(
+            "the time of the table was set back by {}, from {} to {}",
+            time_format::span_ms(set_back.back_ms),
+            set_back.from,
+            set_back.to
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Returns the status as the leader knows it; without a leader, as any master knows it.

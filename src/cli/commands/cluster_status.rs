@@ -136,7 +136,8 @@ fn render_formed(status: &ClusterStatus) -> String {
 fn table_ahead(ahead_ms: u64) -> Option<String> {
     (ahead_ms >= TABLE_AHEAD_SHOWN_MS).then(|| {
         format!(
-            "WRONG: the time of the table is {} ahead of the masters' clocks",
+            "WRONG: the time of the table is {} ahead of the masters' clocks; set the clocks right, then: \
+             triarch cluster set-time-back",
             time_format::span_ms(ahead_ms)
         )
     })
@@ -173,7 +174,8 @@ mod tests {
             render(&status(&format!("{json}{ahead_ms}}}")))
         };
         assert!(
-            of(864_000_000).contains("is 10d ahead"),
+            of(864_000_000).contains("is 10d ahead")
+                && of(864_000_000).contains("then: triarch cluster set-time-back"),
             "{}",
             of(864_000_000)
         );

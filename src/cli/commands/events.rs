@@ -179,6 +179,10 @@ fn describe(detail: &EventDetail) -> String {
             push("tick", Some(&tick_at.to_string()));
             push("job", job.as_deref());
         }
+        EventDetail::TimeSetBack { from, to } => {
+            push("from", Some(&from.to_string()));
+            push("to", Some(&to.to_string()));
+        }
         EventDetail::Restored | EventDetail::Unknown => {}
     }
     words.join(" ")

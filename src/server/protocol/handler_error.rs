@@ -5,6 +5,8 @@ use triarch_raft::{ChangeError, ProposeError, ReadError};
 use triarch_table::command::reply::Refusal;
 
 use super::problem::{Code, Problem};
+use crate::leader::clock::ClockDisagreement;
+use crate::leader::time_correction::TimeCorrectionError;
 
 /// Error of a handler.
 #[derive(Debug)]
@@ -91,6 +93,31 @@ impl From<ChangeError> for HandlerError {
             )),
             ChangeError::Unknown(why) => HandlerError::Problem(Problem::new(Code::Timeout, why)),
         }
+    }
+}
+
+impl From<TimeCorrectionError> for HandlerError {
+    fn from(error: TimeCorrectionError) -> Self {
+        let conflict = Problem::new(Code::Conflict, error.to_string());
+        HandlerError::Problem(match error {
+            TimeCorrectionError::Propose(error) => return error.into(),
+            TimeCorrectionError::Refused(refusal) => return refusal.into(),
+            TimeCorrectionError::LevelTooLow { level, needed } => conflict
+                .with("level", level.number())
+                .with("needed", needed.number()),
+            TimeCorrectionError::Clocks(ClockDisagreement::Unknown { nodes }) => {
+                conflict.with("nodes", nodes)
+            }
+            TimeCorrectionError::Clocks(ClockDisagreement::Apart {
+                apart_ms,
+                earliest,
+                latest,
+            }) => conflict
+                .with("apart_ms", apart_ms)
+                .with("nodes", vec![earliest, latest]),
+            TimeCorrectionError::NotAhead { ahead_ms } => conflict.with("ahead_ms", ahead_ms),
+            TimeCorrectionError::Schedule { schedule, .. } => conflict.with("schedule", schedule),
+        })
     }
 }
 

@@ -359,7 +359,7 @@ impl From<Refusal> for Problem {
             Refusal::TableFull { bound, .. } => {
                 Problem::new(Code::QueueFull, detail).with("bound", bound)
             }
-            Refusal::NotEmpty { .. } => Problem::new(Code::Conflict, detail),
+            Refusal::NotEmpty { .. } | Refusal::NotAhead => Problem::new(Code::Conflict, detail),
             Refusal::BackupDamaged { .. } => Problem::invalid("", detail),
             Refusal::Invalid { field, problem } => Problem::invalid(&field, problem),
         }

@@ -21,7 +21,7 @@ use crate::server::protocol::problem::{Code, Problem};
 use crate::server::protocol::query::Query;
 use crate::server::protocol::response::ApiResponse;
 use crate::server::protocol::validate;
-use crate::server::routes::extractors::{NoQuery, ReadIndex};
+use crate::server::routes::extractors::{NoQuery, PathOnly, ReadIndex};
 use crate::server::routes::present;
 use crate::server::routes::wait::wait_time;
 
@@ -36,6 +36,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(add_node))
         .routes(routes!(remove_node))
         .routes(routes!(upgrade))
+        .routes(routes!(set_time_back))
         .routes(routes!(write_snapshot))
 }
 
@@ -119,6 +120,32 @@ async fn upgrade(
     };
     app.node.raise_level(level).await?;
     ApiResponse::ok(app.node.applied_index(), &cluster_status(&app))
+}
+
+/// Sets the time of the table back, after most of the masters' clocks were ahead once. Delays, schedules, retention and all
+/// other times follow. Refused unless the clocks of all masters are known and agree, and the table is ahead of them. Asked
+/// again, it is refused, because the table is ahead no more.
+#[utoipa::path(
+    post,
+    path = "/v1/cluster/set-time-back",
+    tag = "cluster",
+    responses((status = 200, description = "The time was set back.", body = wire::TimeSetBack))
+)]
+async fn set_time_back(State(app): State<App>, _: PathOnly) -> Result<ApiResponse, HandlerError> {
+    let lead = app.leader_term()?;
+    let voters = app.node.status().nodes.into_iter();
+    let voters = voters.filter(|node| node.role == PeerRole::Voter);
+    let others: Vec<u64> = voters
+        .map(|node| node.id)
+        .filter(|id| *id != app.node_id)
+        .collect();
+    let corrected = lead.correct_time(app.node_id, others).await?;
+    let answer = wire::TimeSetBack {
+        from: wire::Timestamp::from_unix_ms(corrected.from_ms),
+        to: wire::Timestamp::from_unix_ms(corrected.to_ms),
+        back_ms: corrected.from_ms.saturating_sub(corrected.to_ms),
+    };
+    ApiResponse::ok(corrected.index, &answer)
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

@@ -75,7 +75,9 @@ async fn put(
         )
         .into());
     };
-    let next_tick_ms = times.next_after(now_ms(&app)?).ok_or_else(|| {
+    let lead = app.leader_term()?;
+    let _held = lead.hold_time().await;
+    let next_tick_ms = times.next_after(lead.now_ms()).ok_or_else(|| {
         Problem::invalid(
             "cron",
             format!("\"{}\" names a date that never occurs", given.cron),
@@ -208,7 +210,8 @@ async fn resume(
 ) -> Result<ApiResponse, HandlerError> {
     // The table read here may be behind, so apply compares the generation.
     app.node.read_barrier().await?;
-    let now_ms = now_ms(&app)?;
+    let lead = app.leader_term()?;
+    let _held = lead.hold_time().await;
     let (generation, times) = {
         let table = app.table.read();
         let schedule = table.schedule(&name).ok_or_else(|| not_found(&name))?;
@@ -219,7 +222,7 @@ async fn resume(
         .propose(&Command::ResumeSchedule {
             name: name.clone(),
             generation,
-            next_tick_ms: times.next_after(now_ms),
+            next_tick_ms: times.next_after(lead.now_ms()),
         })
         .await?;
     let table = app.table.read();
@@ -262,13 +265,6 @@ async fn trigger(
     } else {
         ApiResponse::created(index, &submitted)
     }
-}
-
-/// Returns the cluster's time, which the leader decides.
-fn now_ms(app: &App) -> Result<u64, HandlerError> {
-    let lead = app.lead.borrow();
-    let lead = lead.as_ref().ok_or(HandlerError::NotLeader)?;
-    Ok(lead.now_ms())
 }
 
 fn parse_times(cron: &str, timezone: &str) -> Result<CronSchedule, Problem> {

@@ -15,6 +15,7 @@ mod report;
 mod restore_part;
 mod retry_task;
 mod schedule;
+mod set_time_back;
 mod stage_part;
 mod submit_job;
 mod worker_exit;
@@ -102,6 +103,7 @@ impl Table {
             Command::ForgetJobs { jobs } => Ok(self.forget_jobs(&jobs)),
             Command::RestorePart(part) => self.restore_part(ids, part, events),
             Command::GrantNext { demands } => Ok(self.grant_next(ids, &demands, events)),
+            Command::SetTimeBack(set_back) => self.set_time_back(&set_back, events),
         }
     }
 }

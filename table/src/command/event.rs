@@ -95,4 +95,11 @@ pub enum Event {
     },
     /// The whole table was replaced by that of a backup.
     Restored,
+    /// The table's time was set back.
+    TimeSetBack {
+        /// The time before, in Unix ms.
+        from_ms: u64,
+        /// The time since, in Unix ms.
+        to_ms: u64,
+    },
 }

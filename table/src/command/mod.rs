@@ -158,6 +158,28 @@ pub enum Command {
         /// The workers that wait; demands of the same worker add up.
         demands: Vec<WorkerDemand>,
     },
+    /// Sets the table's time back, after most of the masters' clocks were ahead once. Level 2 and above.
+    SetTimeBack(SetTimeBack),
+}
+
+/// New time of a table whose time is ahead. See [`Command::SetTimeBack`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetTimeBack {
+    /// The new time, in Unix ms.
+    pub to_ms: u64,
+    /// The first tick after `to_ms` of every schedule that is not paused.
+    pub ticks: Vec<NextTick>,
+}
+
+/// Next tick of a schedule. See [`SetTimeBack::ticks`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextTick {
+    /// Name of the schedule.
+    pub schedule: String,
+    /// The generation that the tick was computed from.
+    pub generation: u64,
+    /// The tick, in Unix ms; `None` if there are no more.
+    pub next_tick_ms: Option<u64>,
 }
 
 /// A worker that waits for tasks. See [`Command::GrantNext`].

@@ -221,6 +221,9 @@ pub enum Refusal {
         /// The records that it holds.
         what: String,
     },
+    /// The table's time is not ahead of the time that it shall be set back to.
+    #[error("the time of the table is not ahead: there is nothing to set back")]
+    NotAhead,
     /// All parts have arrived, and do not make a table.
     #[error("the backup is damaged: {problem}")]
     BackupDamaged {

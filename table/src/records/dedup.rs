@@ -19,6 +19,8 @@ pub(crate) trait DedupRecord: Record<Key = u64> {
     fn dedup_key(&self) -> &Arc<str>;
     /// Returns when it was stored, in Unix ms.
     fn at_ms(&self) -> u64;
+    /// Returns the time at which it was stored, for a change.
+    fn at_ms_mut(&mut self) -> &mut u64;
 }
 
 /// Bounded store of records in insertion order, numbered without end.
@@ -87,6 +89,11 @@ impl<R: DedupRecord> DedupStore<R> {
     /// Returns when the oldest record was stored, in Unix ms.
     pub fn oldest_ms(&self) -> Option<u64> {
         self.records.first().map(DedupRecord::at_ms)
+    }
+
+    /// Changes the time at which each record was stored.
+    pub fn change_times(&mut self, change: impl Fn(&mut u64)) {
+        self.records.change_all(|record| change(record.at_ms_mut()));
     }
 
     /// Returns the first violation of the store's invariants, if any.
@@ -158,6 +165,9 @@ impl DedupRecord for AnsweredRequest {
     fn at_ms(&self) -> u64 {
         self.at_ms
     }
+    fn at_ms_mut(&mut self) -> &mut u64 {
+        &mut self.at_ms
+    }
 }
 
 impl Record for RetiredKey {
@@ -173,5 +183,8 @@ impl DedupRecord for RetiredKey {
     }
     fn at_ms(&self) -> u64 {
         self.at_ms
+    }
+    fn at_ms_mut(&mut self) -> &mut u64 {
+        &mut self.at_ms
     }
 }

@@ -108,6 +108,13 @@ impl<R: Record> Paged<R> {
         Some(&mut page_records_mut(page)[at])
     }
 
+    /// Changes every record. The keys must stay.
+    pub fn change_all(&mut self, mut change: impl FnMut(&mut R)) {
+        for page in self.pages.values_mut() {
+            page_records_mut(page).iter_mut().for_each(&mut change);
+        }
+    }
+
     /// Adds a record whose key is above all others.
     pub fn push(&mut self, record: R) {
         let key = record.key();

@@ -268,7 +268,8 @@ fn has_rows(command: &Command) -> bool {
         // It leases as **Grant** does.
         | Command::GrantNext { .. }
         // It is refused as soon as the table holds a task.
-        | Command::RestorePart(_) => false,
+        | Command::RestorePart(_)
+        | Command::SetTimeBack(_) => false,
     }
 }
 

@@ -11,7 +11,7 @@ use triarch_table::{Command, Event, Reply, Table};
 pub struct Coverage(BTreeMap<String, u64>);
 
 /// Names of all commands except `RestorePart`, which `restore_elsewhere` covers.
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 27] = [
     "SubmitJob",
     "CancelJob",
     "CancelTask",
@@ -38,6 +38,7 @@ const COMMANDS: [&str; 26] = [
     "RetryTasks",
     "ForgetJobs",
     "StagePart",
+    "SetTimeBack",
 ];
 
 fn name(command: &Command) -> &'static str {
@@ -69,6 +70,7 @@ fn name(command: &Command) -> &'static str {
         Command::ForgetJobs { .. } => "ForgetJobs",
         Command::StagePart(_) => "StagePart",
         Command::RestorePart(_) => "RestorePart",
+        Command::SetTimeBack(_) => "SetTimeBack",
     }
 }
 
@@ -102,12 +104,13 @@ fn takes_what_holds(command: &Command) -> bool {
         | Command::PauseWorker { .. }
         | Command::ResumeWorker { .. }
         | Command::StagePart(_)
-        | Command::RestorePart(_) => false,
+        | Command::RestorePart(_)
+        | Command::SetTimeBack(_) => false,
     }
 }
 
 /// All other cases that a run must meet.
-const OTHERS: [&str; 43] = [
+const OTHERS: [&str; 44] = [
     "attempt cancelled",
     "attempt failed",
     "attempt lease_expired",
@@ -124,6 +127,7 @@ const OTHERS: [&str; 43] = [
     "refusal JobNotFound",
     "refusal KeyConflict",
     "part of a job that is not whole",
+    "refusal NotAhead",
     "refusal PartConflict",
     "refusal QueueFull",
     "refusal ResultPromised",
@@ -236,7 +240,8 @@ impl Coverage {
             | Event::JobFinished { .. }
             | Event::QueueChanged { .. }
             | Event::ScheduleChanged { .. }
-            | Event::Restored => {}
+            | Event::Restored
+            | Event::TimeSetBack { .. } => {}
         }
     }
 

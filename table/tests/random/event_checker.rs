@@ -26,7 +26,7 @@ impl EventChecker {
 
     fn take(&mut self, event: &Event, retries: bool) {
         match *event {
-            Event::QueueChanged { .. } | Event::Restored => {}
+            Event::QueueChanged { .. } | Event::Restored | Event::TimeSetBack { .. } => {}
             Event::WorkerChanged { worker, .. } => {
                 assert!(self.present.contains(&worker), "{event:?}")
             }

@@ -230,6 +230,13 @@ impl Case {
             "another replica goes another way"
         );
         assert_eq!(self.twin.digest(), self.table.digest());
+        if events
+            .iter()
+            .any(|event| matches!(event, Event::TimeSetBack { .. }))
+        {
+            // The leader's clock went back before.
+            self.stamp.now_ms = self.table.now_ms();
+        }
         self.log.push((stamp, encoded));
         self.outputs.push((replies.clone(), events));
         replies

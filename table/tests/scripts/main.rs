@@ -8,6 +8,7 @@
 
 mod parse;
 mod print;
+mod set_back;
 
 use std::fmt::Write as _;
 use std::fs;

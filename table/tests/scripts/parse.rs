@@ -15,6 +15,7 @@
 //! advance
 //! queue mail [paused=yes|no max_running=2|none rate=10:5|none max_depth= weight= placement=pack retain_ms= retain_jobs=]
 //! schedule s [next= cron= zone= forbid catch_up=none|one|all paused name= …as submit] / exec … / …
+//! set_back 5000 [s:generation:next …]
 //! tick s generation at [next] [pass=3]   pause s   resume s generation [next]   trigger s [request=]   delete s
 //! plan w2-0:3 … [max=5]               asks the scheduler, changes nothing
 //! restart                             writes a snapshot and goes on with what it reads
@@ -33,6 +34,8 @@ use triarch_table::command::{
 };
 use triarch_table::types::queue_options::{Placement, Rate};
 use triarch_table::{Command, JobId, Limits, TaskId, Token, WorkerId};
+
+use crate::set_back;
 
 /// A change of one limit.
 type Setting = Box<dyn Fn(&mut Limits)>;
@@ -67,7 +70,7 @@ pub enum Show {
     Schedules,
 }
 
-type Parsed<T> = Result<T, String>;
+pub type Parsed<T> = Result<T, String>;
 
 pub fn parse(line: &str) -> Parsed<Statement> {
     let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -176,6 +179,7 @@ pub fn parse(line: &str) -> Parsed<Statement> {
         "delete" => Command::DeleteSchedule {
             name: rest.to_owned(),
         },
+        "set_back" => Command::SetTimeBack(set_back::parse(&words)?),
         "pause_worker" => Command::PauseWorker { worker: id(rest)? },
         "resume_worker" => Command::ResumeWorker { worker: id(rest)? },
         "cancel_tasks" | "cancel_waiting" => Command::CancelTasks {
@@ -193,7 +197,7 @@ pub fn parse(line: &str) -> Parsed<Statement> {
     Ok(Statement::Command(Box::new(command)))
 }
 
-fn number<T: std::str::FromStr>(text: &str) -> Parsed<T> {
+pub fn number<T: std::str::FromStr>(text: &str) -> Parsed<T> {
     text.parse()
         .map_err(|_| format!("{text:?} is no number that fits"))
 }

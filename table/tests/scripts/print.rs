@@ -111,6 +111,7 @@ pub fn event(event: &Event) -> String {
         Event::WorkerDraining { worker } => format!("{worker} draining"),
         Event::WorkerChanged { worker, to } => format!("{worker} {}", to.as_str()),
         Event::Restored => "restored".to_owned(),
+        Event::TimeSetBack { from_ms, to_ms } => format!("time {from_ms} set back to {to_ms}"),
         Event::QueueChanged { queue } => format!("queue {queue} changed"),
         Event::WorkerGone { worker, lost } => {
             format!("{worker} {}", if *lost { "lost" } else { "left" })

@@ -10,7 +10,7 @@ use super::handle::Client;
 use crate::error::Error;
 use crate::wire::{
     AddNode, ClusterQuery, ClusterStatus, HoldQuery, PageQuery, Purge, Purged, Queue, QueueList,
-    QueueSettings, ReadQuery, SnapshotWritten, TransferLeader, UpgradeCluster,
+    QueueSettings, ReadQuery, SnapshotWritten, TimeSetBack, TransferLeader, UpgradeCluster,
 };
 
 /// Maximum time of a call that changes a large number of tasks.
@@ -44,6 +44,12 @@ impl Client {
     pub async fn upgrade_cluster(&self, level: Option<u32>) -> Result<ClusterStatus, Error> {
         let body = UpgradeCluster { level };
         self.call(Call::post(&["v1", "cluster", "upgrade"]).json(&body)?)
+            .await
+    }
+
+    /// Sets the time of the table back to the masters' clocks, after most of them were ahead once.
+    pub async fn set_time_back(&self) -> Result<TimeSetBack, Error> {
+        self.call(Call::post(&["v1", "cluster", "set-time-back"]))
             .await
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Consistency;
+use super::{Consistency, Timestamp};
 
 /// Response of `GET /v1/cluster`: status of the cluster, as the responding node sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +34,8 @@ pub struct ClusterStatus {
     #[serde(default)]
     pub clock_ahead_ms: Option<i64>,
     /// Lead of the table's time over the median clock of all masters, in ms; 0 if it is not ahead. The time of the
-    /// table never goes back. After most clocks were ahead, it therefore stays ahead for a time.
+    /// table does not go back by itself. After most clocks were ahead, it stays ahead until `POST
+    /// /v1/cluster/set-time-back`.
     #[serde(default)]
     pub table_ahead_ms: u64,
     /// Reason for which the other nodes refuse every message of the responding node: it was removed from the cluster,
@@ -322,4 +323,16 @@ impl NodeState {
             NodeState::Unreachable => "unreachable",
         }
     }
+}
+
+/// Response of `POST /v1/cluster/set-time-back`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TimeSetBack {
+    /// Time of the table before.
+    pub from: Timestamp,
+    /// Time of the table since: that of the masters' clocks.
+    pub to: Timestamp,
+    /// Difference between the two, in ms.
+    pub back_ms: u64,
 }

@@ -184,6 +184,13 @@ pub enum EventDetail {
     },
     /// The whole table was replaced by that of a backup.
     Restored,
+    /// The time of the table was set back, after most of the masters' clocks were ahead once.
+    TimeSetBack {
+        /// Time of the table before.
+        from: Timestamp,
+        /// Time of the table since.
+        to: Timestamp,
+    },
     /// An event of a type that this version does not know.
     #[serde(other)]
     Unknown,
@@ -206,6 +213,7 @@ impl EventDetail {
         "schedule_ticked",
         "worker_changed",
         "restored",
+        "time_set_back",
     ];
 
     /// Its `type`.
@@ -225,6 +233,7 @@ impl EventDetail {
             EventDetail::ScheduleTicked { .. } => "schedule_ticked",
             EventDetail::WorkerChanged { .. } => "worker_changed",
             EventDetail::Restored => "restored",
+            EventDetail::TimeSetBack { .. } => "time_set_back",
             EventDetail::Unknown => "unknown",
         }
     }
@@ -272,7 +281,7 @@ mod tests {
             let text = format!(
                 r#"{{"id":"1.0","at":"2026-11-23T10:00:00Z","type":"{word}","job":"j1-0","tasks":1,"task":"t1-0",
                     "state":"{state}","worker":"w1-0","token":7,"queue":"default","schedule":"s",
-                    "tick_at":"2026-11-23T10:00:00Z"}}"#
+                    "tick_at":"2026-11-23T10:00:00Z","from":"2036-11-23T10:00:00Z","to":"2026-11-23T10:00:00Z"}}"#
             );
             let event: Event = serde_json::from_str(&text).expect("valid");
             assert_eq!(event.detail.type_str(), *word);

@@ -27,7 +27,8 @@ pub use backoff::Backoff;
 pub use cluster::{
     AddNode, AreaDigest, ClusterNode, ClusterQuery, ClusterStatus, DivergenceCheck, Forming,
     FormingMember, HoldQuery, NodeDisk, NodeRole, NodeState, RestoreProgress, RestoreQuery,
-    Restored, SnapshotTransfer, SnapshotWritten, TableDigest, TransferLeader, UpgradeCluster,
+    Restored, SnapshotTransfer, SnapshotWritten, TableDigest, TimeSetBack, TransferLeader,
+    UpgradeCluster,
 };
 pub use event::{Event, EventsQuery};
 pub use exec::{ExecError, ExecPayload, ExecResult, Omitted, RawOutput};

@@ -126,6 +126,7 @@ impl<'a> EventAttributes<'a> {
             | EventRecord::WorkerLeft { .. }
             | EventRecord::ScheduleChanged { .. }
             | EventRecord::Restored
+            | EventRecord::TimeSetBack { .. }
             | EventRecord::WorkerChanged { .. } => Self::default(),
             EventRecord::QueueChanged { queue } => Self {
                 queue: Some(queue),

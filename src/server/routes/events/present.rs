@@ -22,6 +22,7 @@ pub fn event_type(record: &EventRecord) -> &'static str {
         EventRecord::ScheduleTicked { .. } => "schedule_ticked",
         EventRecord::WorkerChanged { .. } => "worker_changed",
         EventRecord::Restored => "restored",
+        EventRecord::TimeSetBack { .. } => "time_set_back",
     }
 }
 
@@ -132,6 +133,10 @@ pub fn to_wire(record: &EventRecord) -> wire::event::EventDetail {
             state: present::worker_state(*state),
         },
         EventRecord::Restored => WireEvent::Restored,
+        EventRecord::TimeSetBack { from_ms, to_ms } => WireEvent::TimeSetBack {
+            from: wire::Timestamp::from_unix_ms(*from_ms),
+            to: wire::Timestamp::from_unix_ms(*to_ms),
+        },
         EventRecord::QueueChanged { queue } => WireEvent::QueueChanged {
             queue: queue.to_string(),
         },

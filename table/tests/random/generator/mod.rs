@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    CatchUp, EndLease, EndReason, Grant, NewTask, OnFailure, Overlap, PutSchedule, RegisterWorker,
-    ReportedOutcome, SubmitJob, TaskReport, TickAction, TickSchedule, WorkerDemand,
+    CatchUp, EndLease, EndReason, Grant, NewTask, NextTick, OnFailure, Overlap, PutSchedule,
+    RegisterWorker, ReportedOutcome, SetTimeBack, SubmitJob, TaskReport, TickAction, TickSchedule,
+    WorkerDemand,
 };
 use triarch_table::plan::Demand;
 use triarch_table::types::state::TaskState;
@@ -96,6 +97,7 @@ impl Generator {
             | Command::PauseWorker { .. }
             | Command::CancelJob { .. }
             | Command::CancelTasks { .. }
+            | Command::SetTimeBack(_)
                 if self.some_broken && !rng.one_in(6) =>
             {
                 self.report(rng, table)
@@ -162,6 +164,7 @@ impl Generator {
             },
             104..115 => self.schedule(rng, table),
             115..120 => stage_part(rng),
+            120 => set_time_back(rng, table),
             _ => Command::AdvanceTime,
         }
     }
@@ -491,4 +494,30 @@ fn recent<T: Copy>(rng: &mut Rng, seen: &[T]) -> T {
     } else {
         rng.pick(&seen[last..])
     }
+}
+
+/// Returns a command that sets the time back by up to a minute, in most cases with right ticks.
+fn set_time_back(rng: &mut Rng, table: &Table) -> Command {
+    let back_ms = rng.pick(&[0, 1, 300, 20_000, 60_000]);
+    let to_ms = table.now_ms().saturating_sub(back_ms);
+    let mut ticks = Vec::new();
+    for schedule in table.schedules(None, usize::MAX).items {
+        if !schedule.paused || rng.one_in(5) {
+            ticks.push(NextTick {
+                schedule: schedule.name.to_string(),
+                generation: schedule.generation,
+                next_tick_ms: (!rng.one_in(10)).then(|| to_ms + 1 + rng.below(200)),
+            });
+        }
+    }
+    if let Some(tick) = ticks.first_mut()
+        && rng.one_in(6)
+    {
+        match rng.below(3) {
+            0 => tick.generation += 1,
+            1 => tick.next_tick_ms = Some(to_ms),
+            _ => tick.schedule.push('x'),
+        }
+    }
+    Command::SetTimeBack(SetTimeBack { to_ms, ticks })
 }

@@ -11,6 +11,7 @@ mod plan;
 mod queues;
 mod retry;
 mod schedules;
+mod set_time_back;
 mod time;
 mod workers;
 
@@ -246,6 +247,7 @@ impl Model {
             }
             Command::TickSchedule(tick) => (self.tick(tick), false),
             Command::StagePart(stage) => (self.stage(stage)?, false),
+            Command::SetTimeBack(set_back) => (self.set_time_back(set_back)?, false),
         };
         if let Some(request) = request.filter(|_| is_new) {
             let answered = AnsweredRequest {

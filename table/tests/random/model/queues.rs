@@ -20,6 +20,8 @@ pub(super) struct ModelQueue {
     pub succeeded: u64,
     /// Start times of its tasks, since its rate was set.
     pub starts_ms: Vec<u64>,
+    /// When its bucket would be full again by the starts before the time was set back, in Unix ns.
+    pub full_ns: u64,
 }
 
 impl ModelQueue {
@@ -41,11 +43,19 @@ impl ModelQueue {
         };
         let interval_ns = 1_000_000_000_000 / rate.per_s_milli;
         let burst_ns = (u64::from(rate.burst) - 1) * interval_ns;
+        self.full_again_ns(interval_ns).saturating_sub(burst_ns)
+    }
+
+    /// Returns when its bucket is full again, in Unix ns.
+    pub fn full_again_ns(&self, interval_ns: u64) -> u64 {
         let windows = self.starts_ms.iter().rev().zip(1..);
-        let next_ns = windows.map(|(from_ms, starts): (&u64, u64)| {
-            (from_ms * 1_000_000 + starts * interval_ns).saturating_sub(burst_ns)
-        });
-        next_ns.max().unwrap_or(0)
+        let windows = windows
+            .map(|(from_ms, starts): (&u64, u64)| from_ms * 1_000_000 + starts * interval_ns);
+        let before = match self.full_ns {
+            0 => 0,
+            full_ns => full_ns + self.starts_ms.len() as u64 * interval_ns,
+        };
+        windows.max().unwrap_or(0).max(before)
     }
 
     pub fn rate_lets(&self, now_ms: u64) -> bool {
@@ -69,6 +79,7 @@ impl Model {
         let queue = self.queues.entry(name.to_owned()).or_default();
         if change.rate.is_some_and(|rate| rate != queue.settings.rate) {
             queue.starts_ms.clear();
+            queue.full_ns = 0;
         }
         let settings = &mut queue.settings;
         *settings = QueueSettings {

@@ -12,9 +12,9 @@ use super::{ApplyResult, Model, invalid};
 #[derive(Debug)]
 pub(super) struct ModelSchedule {
     put: PutSchedule,
-    generation: u64,
-    paused: bool,
-    next_tick_ms: Option<u64>,
+    pub generation: u64,
+    pub paused: bool,
+    pub next_tick_ms: Option<u64>,
     last_tick_ms: Option<u64>,
     last_job: Option<JobId>,
     refused: bool,

@@ -178,8 +178,9 @@ impl Model {
             .keys()
             .filter_map(|name| self.retention_due_in(name));
         let workers = self.gone().into_iter();
-        let answers = self.answered.iter();
-        let keys = self.retired_keys.iter();
+        // The oldest is the one that came first, also after the time was set back.
+        let answers = self.answered.first().into_iter();
+        let keys = self.retired_keys.first().into_iter();
         let staged = self.staged.values().map(|staged| staged.touched_ms);
         let old = jobs
             .chain(staged.map(|at_ms| at_ms + limits.staged_age_ms))

@@ -150,6 +150,8 @@ impl Fixture {
                 Repeat::Once(Setup { path, body }, Some("conflict"))
             }
             ("DELETE", "/v1/cluster/nodes/{id}") => gone("/v1/cluster/nodes/9", "not_found"),
+            // Refused both times: the time of the table is right.
+            ("POST", "/v1/cluster/set-time-back") => gone(path, "conflict"),
             ("POST", "/v1/cluster/upgrade") => once(path, json!({})),
             ("POST", "/v1/cluster/snapshot") => once("/v1/cluster/snapshot", json!({})),
             ("POST", "/v1/cluster/restore") => {

@@ -7,4 +7,5 @@ mod overload;
 mod resources;
 mod signals;
 mod startup;
+mod time_correction;
 mod upgrade;

@@ -237,6 +237,7 @@ async fn a_table_in_the_future_after_all_clocks_were_is_named_everywhere() {
     until(Duration::from_secs(20), "the log says so", async || {
         let log = cluster.log_line_of(1);
         log.contains("the time of the table is ahead of the masters' clocks")
+            && log.contains("triarch cluster set-time-back")
     })
     .await;
     let status = cluster.api(1).get("/v1/cluster").await.expect(200);
