@@ -15,11 +15,12 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::mpsc;
 use triarch_raft::{EntryView, Level, StateMachine};
 use triarch_table::types::state::TaskState;
-use triarch_table::{Command, Event, Limits, Reply, Stamp, Table, WorkerId};
+use triarch_table::{Command, Event, Limits, Reply, Stamp, Table, Token, WorkerId};
 
 use crate::areas::envelope::{self, AreaCommand};
 use crate::areas::state::{self, FrozenState, LoadedState};
-use crate::areas::worker_secrets::{SecretCommand, SecretVerdict, WorkerSecrets};
+use crate::areas::task_output::{KeptOutput, TaskOutputs};
+use crate::areas::worker_secrets::{SecretVerdict, WorkerSecrets};
 use crate::feed::{self, Feed};
 use crate::leader_counters::LeaderCounters;
 use crate::waiters::Waiters;
@@ -29,6 +30,8 @@ pub struct SharedTable {
     table: RwLock<Table>,
     /// Hashes of the secrets of workers. Changed under the write lock of the table.
     worker_secrets: RwLock<WorkerSecrets>,
+    /// Output of ended attempts. Changed under the write lock of the table.
+    task_outputs: RwLock<TaskOutputs>,
     /// Level of the cluster. Changed under the write lock of the table, so a reader of both sees them together.
     level: AtomicU32,
     /// Raised after an apply that may have made a grant possible.
@@ -51,6 +54,7 @@ impl SharedTable {
         Arc::new(Self {
             table: RwLock::new(Table::new(Limits::default())),
             worker_secrets: RwLock::default(),
+            task_outputs: RwLock::default(),
             level: AtomicU32::new(Level::ONE.number()),
             ready: tokio::sync::Notify::new(),
             timers: tokio::sync::Notify::new(),
@@ -90,6 +94,7 @@ impl SharedTable {
             level: self.level(),
             table: table.freeze(),
             worker_secrets: self.worker_secrets.read().clone(),
+            task_outputs: self.task_outputs.read().clone(),
         }
     }
 
@@ -98,11 +103,16 @@ impl SharedTable {
         self.worker_secrets.read().judge(worker, secret)
     }
 
-    /// Applies what an entry changes in the area of worker secrets, after what it changes in the table. Puts the replies in
+    /// Returns what is kept of the output of an ended attempt.
+    pub fn kept_output(&self, token: Token) -> Option<KeptOutput> {
+        self.task_outputs.read().get(token).cloned()
+    }
+
+    /// Applies what an entry changes in the areas other than the table, after what it changes there. Puts the replies in
     /// their places.
-    fn apply_to_secrets(
+    fn apply_to_areas(
         &self,
-        commands: Vec<(usize, SecretCommand)>,
+        commands: Vec<(usize, AreaCommand)>,
         table: &Table,
         events: &[Event],
         replies: &mut Vec<Reply>,
@@ -112,9 +122,16 @@ impl SharedTable {
             return;
         }
         let mut secrets = self.worker_secrets.write();
+        let mut outputs = self.task_outputs.write();
         secrets.forget_gone(events);
+        outputs.forget_restored(events);
         for (position, command) in commands {
-            let tasks = u64::from(secrets.apply(command, table));
+            let done = match command {
+                AreaCommand::WorkerSecrets(command) => secrets.apply(command, table),
+                AreaCommand::TaskOutput(output) => outputs.apply(*output, table),
+                AreaCommand::Table(_) => continue,
+            };
+            let tasks = u64::from(done);
             replies.insert(position, Reply::Done { tasks });
         }
     }
@@ -237,12 +254,14 @@ impl StateMachine for TableStateMachine {
                 )
             })?;
         let mut events = Vec::new();
-        let mut secret_commands = Vec::new();
+        let mut other_commands = Vec::new();
         let mut table_commands = Vec::with_capacity(commands.len());
         for (position, command) in commands.into_iter().enumerate() {
             match command {
                 AreaCommand::Table(command) => table_commands.push(*command),
-                AreaCommand::WorkerSecrets(command) => secret_commands.push((position, command)),
+                other @ (AreaCommand::WorkerSecrets(_) | AreaCommand::TaskOutput(_)) => {
+                    other_commands.push((position, other));
+                }
             }
         }
         let commands = table_commands;
@@ -259,7 +278,7 @@ impl StateMachine for TableStateMachine {
         let before = table.last_index();
         let mut replies = table.apply(stamp, commands, &mut events);
         self.table
-            .apply_to_secrets(secret_commands, &table, &events, &mut replies);
+            .apply_to_areas(other_commands, &table, &events, &mut replies);
         if before / self.digest_interval < entry.index / self.digest_interval
             && let Ok(permit) = self.checkpoints.try_reserve()
         {
@@ -288,6 +307,7 @@ impl StateMachine for TableStateMachine {
             let mut table = self.table.table.write();
             *table = loaded.table;
             *self.table.worker_secrets.write() = loaded.worker_secrets;
+            *self.table.task_outputs.write() = loaded.task_outputs;
             self.table.level.store(level.number(), Ordering::Release);
         }
         self.table.feed.restart(last_index);

@@ -7,6 +7,8 @@ pub enum Area {
     Table,
     /// Hashes of the secrets of workers.
     WorkerSecrets,
+    /// Beginnings and ends of the output of ended attempts.
+    TaskOutput,
 }
 
 /// Number of an area that this version does not know.
@@ -20,6 +22,7 @@ impl Area {
         match self {
             Area::Table => 0,
             Area::WorkerSecrets => 1,
+            Area::TaskOutput => 2,
         }
     }
 
@@ -32,6 +35,7 @@ impl Area {
         match number {
             0 => Ok(Area::Table),
             1 => Ok(Area::WorkerSecrets),
+            2 => Ok(Area::TaskOutput),
             _ => Err(UnknownArea(number)),
         }
     }
@@ -41,6 +45,7 @@ impl Area {
         match self {
             Area::Table => "table",
             Area::WorkerSecrets => "worker secrets",
+            Area::TaskOutput => "task output",
         }
     }
 }

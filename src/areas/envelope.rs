@@ -14,6 +14,7 @@ use triarch_table::Command;
 use triarch_table::command::codec::{self, CodecError};
 
 use crate::areas::area::{Area, UnknownArea};
+use crate::areas::task_output::{KeptOutput, OutputCodecError};
 use crate::areas::worker_secrets::{SecretCodecError, SecretCommand};
 
 /// First byte of an envelope. It is not a version of the table's own format, and never becomes one.
@@ -26,6 +27,8 @@ pub enum AreaCommand {
     Table(Box<Command>),
     /// Command for the secret of a worker.
     WorkerSecrets(SecretCommand),
+    /// Command that records the output of an attempt.
+    TaskOutput(Box<KeptOutput>),
 }
 
 /// Reason why bytes are not a command of any area.
@@ -43,6 +46,9 @@ pub enum EnvelopeError {
     /// The area of worker secrets does not understand its command.
     #[error(transparent)]
     SecretCommand(#[from] SecretCodecError),
+    /// The area of task output does not understand its command.
+    #[error(transparent)]
+    OutputCommand(#[from] OutputCodecError),
 }
 
 /// Encodes a command for the log of a cluster of this level.
@@ -58,6 +64,12 @@ pub fn encode(command: &Command, level: Level) -> Bytes {
 pub fn encode_secret(command: SecretCommand) -> Bytes {
     let head = vec![ENVELOPE, Area::WorkerSecrets.number()];
     Bytes::from(command.append_to(head))
+}
+
+/// Encodes the command that records the output of an attempt. Clusters of level 1 have no such area.
+pub fn encode_output(output: &KeptOutput) -> Bytes {
+    let head = vec![ENVELOPE, Area::TaskOutput.number()];
+    Bytes::from(output.append_to(head))
 }
 
 /// Decodes a command of the log, of any level up to the highest.
@@ -76,6 +88,9 @@ pub fn decode(bytes: &[u8]) -> Result<AreaCommand, EnvelopeError> {
             command,
         )?))),
         Area::WorkerSecrets => Ok(AreaCommand::WorkerSecrets(SecretCommand::decode(command)?)),
+        Area::TaskOutput => Ok(AreaCommand::TaskOutput(Box::new(KeptOutput::decode(
+            command,
+        )?))),
     }
 }
 

@@ -10,4 +10,5 @@ pub mod area;
 pub mod envelope;
 pub mod sections;
 pub mod state;
+pub mod task_output;
 pub mod worker_secrets;

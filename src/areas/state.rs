@@ -15,6 +15,7 @@ use triarch_table::{Frozen, Table};
 
 use crate::areas::area::{Area, UnknownArea};
 use crate::areas::sections::{SectionError, SectionHead, SectionReader, SectionWriter};
+use crate::areas::task_output::{self, TaskOutputs};
 use crate::areas::worker_secrets::{self, WorkerSecrets};
 
 /// Version of a stream in sections. The table's own version never becomes 2.
@@ -31,6 +32,8 @@ pub struct FrozenState {
     pub table: Frozen,
     /// Hashes of the secrets of workers. Empty at level 1.
     pub worker_secrets: WorkerSecrets,
+    /// Output of ended attempts. Empty at level 1.
+    pub task_outputs: TaskOutputs,
 }
 
 /// State that was read.
@@ -40,6 +43,8 @@ pub struct LoadedState {
     pub table: Table,
     /// Hashes of the secrets of workers.
     pub worker_secrets: WorkerSecrets,
+    /// Output of ended attempts.
+    pub task_outputs: TaskOutputs,
 }
 
 /// Digest of the whole state.
@@ -116,6 +121,13 @@ impl FrozenState {
             };
             sections.section(head, |out| self.worker_secrets.write(out))?;
         }
+        if !self.task_outputs.is_empty() {
+            let head = SectionHead {
+                area: Area::TaskOutput.number(),
+                version: task_output::VERSION,
+            };
+            sections.section(head, |out| self.task_outputs.write(out))?;
+        }
         sections.finish()?;
         Ok(())
     }
@@ -133,6 +145,9 @@ impl FrozenState {
         let mut areas = vec![(Area::Table, table)];
         if !self.worker_secrets.is_empty() {
             areas.push((Area::WorkerSecrets, self.worker_secrets.digest()));
+        }
+        if !self.task_outputs.is_empty() {
+            areas.push((Area::TaskOutput, self.task_outputs.digest()));
         }
         StateDigest {
             format: AREAS_DIGEST_FORMAT,
@@ -166,12 +181,14 @@ pub fn read(from: &mut dyn Read) -> Result<LoadedState, StateError> {
             return Ok(LoadedState {
                 table: Table::read(&mut stream)?,
                 worker_secrets: WorkerSecrets::default(),
+                task_outputs: TaskOutputs::default(),
             });
         }
         Opened::Sections(sections) => sections,
     };
     let mut table = None;
     let mut worker_secrets = None;
+    let mut task_outputs = None;
     while let Some(area) = next_area(&mut sections)? {
         match area {
             Area::Table => {
@@ -186,11 +203,18 @@ pub fn read(from: &mut dyn Read) -> Result<LoadedState, StateError> {
                     return Err(StateError::NotOnce(area));
                 }
             }
+            Area::TaskOutput => {
+                let read = TaskOutputs::read(&mut sections)?;
+                if task_outputs.replace(read).is_some() {
+                    return Err(StateError::NotOnce(area));
+                }
+            }
         }
     }
     Ok(LoadedState {
         table: table.ok_or(StateError::NotOnce(Area::Table))?,
         worker_secrets: worker_secrets.unwrap_or_default(),
+        task_outputs: task_outputs.unwrap_or_default(),
     })
 }
 
@@ -232,8 +256,8 @@ impl<R: Read> Read for TableBytes<R> {
                 Some(Area::Table) => {
                     return Err(io::Error::other(StateError::NotOnce(Area::Table)));
                 }
-                // Restored workers have all left.
-                Some(Area::WorkerSecrets) => {
+                // Restored workers have all left, and leaders of another cluster have other leases.
+                Some(Area::WorkerSecrets | Area::TaskOutput) => {
                     io::copy(sections, &mut io::sink())?;
                 }
                 None if self.found => {
@@ -299,6 +323,7 @@ fn next_area<R: Read>(sections: &mut SectionReader<R>) -> Result<Option<Area>, S
     let known = match area {
         Area::Table => snapshot::VERSION,
         Area::WorkerSecrets => worker_secrets::VERSION,
+        Area::TaskOutput => task_output::VERSION,
     };
     match head.version == known {
         true => Ok(Some(area)),
@@ -311,7 +336,10 @@ fn next_area<R: Read>(sections: &mut SectionReader<R>) -> Result<Option<Area>, S
 
 #[cfg(test)]
 mod tests {
+    use triarch_table::Token;
+
     use super::*;
+    use crate::areas::task_output::{KeptOutput, KeptStream};
 
     /// A table of level 1, as it was written before there were levels. It never changes.
     const TABLE_V1: &[u8] = include_bytes!("../../table/tests/golden/table.v1.snapshot");
@@ -324,6 +352,7 @@ mod tests {
             level,
             table: read.table.freeze(),
             worker_secrets: read.worker_secrets,
+            task_outputs: read.task_outputs,
         }
     }
 
@@ -367,6 +396,37 @@ mod tests {
         let cut = &STATE_V2[..STATE_V2.len() - 1];
         let mut table = table_bytes(cut).expect("it begins well");
         assert!(table.read_to_end(&mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn output_of_tasks_is_written_at_level_2_and_stays_behind_in_a_restore() {
+        let table = Table::read(&mut &TABLE_V1[..]).expect("it is whole");
+        let task = table.last_task().expect("it has tasks");
+        let mut outputs = TaskOutputs::default();
+        let kept = KeptOutput {
+            task,
+            token: Token(7),
+            stdout: KeptStream {
+                head: "hello\n".to_owned(),
+                ..KeptStream::default()
+            },
+            stderr: KeptStream::default(),
+        };
+        assert!(outputs.apply(kept, &table));
+        let with_output = || FrozenState {
+            task_outputs: outputs.clone(),
+            ..state(Level::TWO)
+        };
+        let digest = with_output().digest();
+        assert_eq!(digest.areas[1], (Area::TaskOutput, outputs.digest()));
+        assert_ne!(digest.value, state(Level::TWO).digest().value);
+        let bytes = written(with_output());
+        let read_back = read(&mut &bytes[..]).expect("it is whole");
+        assert_eq!(read_back.task_outputs, outputs);
+        let mut table = Vec::new();
+        let mut from = table_bytes(&bytes[..]).expect("a state");
+        from.read_to_end(&mut table).expect("it is whole");
+        assert!(table == TABLE_V1);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::leader_state::LeaderState;
 use super::lease_tracker::{AttemptProgress, WorkerLoad};
 use super::live_output::OutputChunk;
 use super::term::LeaderTerm;
+use crate::areas::task_output::KeptOutput;
 
 /// One attempt that a worker reports as running.
 #[derive(Debug, Clone)]
@@ -196,6 +197,11 @@ impl LeaderTerm {
             self.table.waiters.task_updated(task);
         }
         Ok(acks)
+    }
+
+    /// Returns the beginning and the end of what an attempt has written, if any of it is here.
+    pub fn kept_output(&self, task: TaskId, token: Token) -> Option<KeptOutput> {
+        self.output.lock().kept(task, token)
     }
 
     /// Returns output of an attempt from these offsets on; `None` if none of it is kept.

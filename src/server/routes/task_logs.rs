@@ -19,6 +19,7 @@ use triarch_table::{TaskId, Token};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::areas::task_output::{KeptOutput, KeptStream};
 use crate::leader::live_output::OutputChunk;
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
@@ -209,6 +210,30 @@ struct RecordedOutput {
 type Piece<'a> = (u64, &'a str);
 
 impl RecordedOutput {
+    fn of(kept: KeptOutput) -> Self {
+        let text = |stream: KeptStream| {
+            if stream.tail.is_empty() {
+                return (stream.head, None);
+            }
+            let at = stream.head.len() as u64;
+            let omitted = wire::Omitted {
+                at,
+                bytes: stream.tail_at.saturating_sub(at),
+                resumes_at: stream.tail_at,
+            };
+            let marker = omitted.marker();
+            (stream.head + &marker + &stream.tail, Some(omitted))
+        };
+        let (stdout, stdout_omitted) = text(kept.stdout);
+        let (stderr, stderr_omitted) = text(kept.stderr);
+        Self {
+            stdout,
+            stderr,
+            stdout_omitted,
+            stderr_omitted,
+        }
+    }
+
     /// Returns the parts of a stream that are kept: all of it, or its beginning and its end.
     fn pieces(&self, stream: OutputStream) -> Vec<Piece<'_>> {
         let (text, omitted) = match stream {
@@ -268,9 +293,17 @@ fn logs(
     let runs = attempt
         .as_ref()
         .is_some_and(|attempt| attempt.recorded.is_none());
-    let recorded = attempt
-        .and_then(|attempt| attempt.recorded)
-        .unwrap_or_default();
+    // Results of other kinds than `exec` do not contain their output, and the area of task output may.
+    let kept = attempt
+        .as_ref()
+        .filter(|_| !runs)
+        .and_then(|attempt| app.table.kept_output(attempt.token));
+    let recorded = match kept {
+        Some(kept) => RecordedOutput::of(kept),
+        None => attempt
+            .and_then(|attempt| attempt.recorded)
+            .unwrap_or_default(),
+    };
     let part = match live {
         Some(part) => merge(&recorded, part, from),
         None => merge(

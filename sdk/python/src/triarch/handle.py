@@ -166,9 +166,9 @@ class Handle(Generic[R_co]):
         """Returns the reason why the task is not running yet."""
         return str(self.app.transport.json(Request.get(path("tasks", self.id, "explain")))["summary"])
 
-    def logs(self) -> str:
-        """Returns the output of the latest attempt, as far as it is kept."""
-        chunks = self.app.transport.json(Request.get(path("tasks", self.id, "logs")))["chunks"]
+    def logs(self, attempt: int | None = None) -> str:
+        """Returns the output of the latest attempt, or of another one, as far as it is kept."""
+        chunks = self.app.transport.json(Request.get(path("tasks", self.id, "logs"), {"attempt": attempt}))["chunks"]
         return "".join(str(chunk["text"]) for chunk in chunks)
 
     async def astatus(self) -> str:

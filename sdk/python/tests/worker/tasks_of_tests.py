@@ -199,6 +199,13 @@ def says(words: str) -> None:
     print(words)
 
 
+@app.task(max_attempts=2, backoff=0.01)
+def says_and_fails() -> None:
+    number = current().attempt
+    print(f"this is attempt {number}")
+    raise ValueError(f"attempt {number} fails")
+
+
 @app.task(max_attempts=1)
 def large(bytes: int) -> str:
     return "x" * bytes

@@ -62,6 +62,21 @@ def test_results_survive_the_leader_that_should_have_had_them(bench: Bench) -> N
     assert all(bench.task(task.id)["attempt"] == 1 for task in tasks)
 
 
+@pytest.mark.parametrize("pool", ["process", "thread", "async"])
+def test_the_output_of_ended_tasks_outlives_the_leader(bench: Bench, pool: str) -> None:
+    bench.worker(concurrency=2, pool=pool)
+    said = bench.submit("says", "hello, next leader")
+    said.result(timeout=30)
+    failed = bench.submit("says_and_fails")
+    with pytest.raises(Exception, match="attempt 2"):
+        failed.result(timeout=30)
+    bench.cluster.kill_leader()
+    bench.cluster.leader()
+    assert said.logs() == "hello, next leader\n"
+    assert [failed.logs(attempt=number) for number in (1, 2)] == ["this is attempt 1\n", "this is attempt 2\n"]
+    assert failed.logs() == "this is attempt 2\n"
+
+
 def test_results_wait_for_a_majority(bench: Bench) -> None:
     """All masters hang for less than a lease while tasks run. The results are reported afterwards."""
     bench.worker(concurrency=2)

@@ -1,15 +1,18 @@
 //! Results of attempts: proposed as one command, with an acknowledgement of each.
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use serde_json::value::RawValue;
-use triarch_raft::{Priority, ProposeOptions};
-use triarch_sdk::wire;
+use triarch_raft::{Level, Priority, ProposeOptions};
+use triarch_sdk::wire::{self, exec};
 use triarch_table::command::reply::{Reply, ReportDecision};
 use triarch_table::command::{ReportedOutcome, TaskReport};
 use triarch_table::types::state::TaskState;
 use triarch_table::{Command, TaskId, Token, WorkerId};
 
 use super::envelope::{self, PartProblems, RESULTS_MAX, ReportedResult};
+use crate::areas::envelope::encode_output;
+use crate::areas::task_output::KeptOutput;
 use crate::leader_counters::ResultDecision;
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
@@ -80,6 +83,7 @@ pub async fn record_results(
     if reports.is_empty() {
         return Ok((app.node.applied_index(), acknowledgements));
     }
+    let outputs = kept_outputs(app, &reports);
     let report = Command::Report {
         worker,
         results: reports,
@@ -89,7 +93,12 @@ pub async fn record_results(
         allow_piggyback: may_bring_work(app),
         ..ProposeOptions::default()
     };
-    let (index, reply) = app.propose_with(&report, options).await?;
+    // The output comes first, so that a reader who finds the result finds it, too.
+    let ((), reported) = tokio::join!(
+        record_outputs(app, outputs),
+        app.propose_with(&report, options)
+    );
+    let (index, reply) = reported?;
     let Reply::Reported { decisions } = reply else {
         return Err(app.unexpected_reply(&reply));
     };
@@ -113,6 +122,41 @@ pub async fn record_results(
         acknowledgements[position].code = code.map(str::to_string);
     }
     Ok((index, acknowledgements))
+}
+
+/// Returns what is to be kept of the output of these attempts. The results of `exec` contain it.
+fn kept_outputs(app: &App, reports: &[TaskReport]) -> Vec<KeptOutput> {
+    if app.table.level() < Level::TWO {
+        return Vec::new();
+    }
+    let Ok(lead) = app.leader_term() else {
+        return Vec::new();
+    };
+    let records_itself = |report: &TaskReport| {
+        let table = app.table.read();
+        let task = table.task(report.task);
+        task.is_none_or(|task| task.kind() == exec::KIND)
+    };
+    let kept = reports.iter().filter_map(|report| {
+        let kept = lead.kept_output(report.task, report.token)?;
+        (!records_itself(report)).then_some(kept)
+    });
+    kept.collect()
+}
+
+/// Records output, for readers after a change of leader. A result never fails for it.
+async fn record_outputs(app: &App, outputs: Vec<KeptOutput>) {
+    let options = ProposeOptions {
+        priority: Priority::High,
+        ..ProposeOptions::default()
+    };
+    let proposals = outputs.iter().map(|output| async move {
+        let recorded = app.node.propose(encode_output(output), options).await;
+        if let Err(error) = recorded {
+            tracing::debug!(task = %output.task, %error, "the output of an attempt was not recorded: it is gone after a change of leader");
+        }
+    });
+    join_all(proposals).await;
 }
 
 /// Returns whether a result may let a task start. It frees a slot, and dependents of its task may become ready.

@@ -90,6 +90,96 @@ async fn output_followed_at_a_follower_is_complete_and_in_order_while_the_leader
 }
 
 #[tokio::test]
+async fn the_output_of_ended_attempts_of_any_kind_outlives_leaders_restarts_and_snapshots() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.wait_ready().await;
+    let worker = FakeWorker::register(&cluster, "w", 1).await;
+    let mut job = fake_worker::job(json!("prints"));
+    job["tasks"][0]["backoff"] = json!({"initial_ms": 1});
+    let task = submit_task(&cluster.api(leader), &job).await;
+    let long = "0123456789abcdef".repeat(8_000);
+    let write = async |lease: &triarch_harness::Lease, text: &str| {
+        let mut offset = 0;
+        for piece in text.as_bytes().chunks(50_000) {
+            let piece = std::str::from_utf8(piece).expect("ASCII");
+            let chunks = ["stdout", "stderr"].map(|stream| {
+                json!({"task": lease.task, "token": lease.token, "stream": stream, "offset": offset, "text": piece})
+            });
+            let sent = worker
+                .worker_call("output", &json!({"chunks": chunks}))
+                .await;
+            let ends = &sent.expect(200)["attempts"][0];
+            offset += piece.len();
+            assert_eq!(ends["stdout"], offset, "{ends}");
+        }
+    };
+    let first = worker.take(&[]).await;
+    write(&first, "one\ntwo\n").await;
+    worker.report(first.failed(true)).await;
+    let second = worker.take(&[]).await;
+    write(&second, &long).await;
+    worker.report(second.succeeded(json!("done"))).await;
+
+    let check = async |api: &Api| {
+        let read = logs(api, &task, "attempt=1").await;
+        for stream in ["stdout", "stderr"] {
+            assert_eq!(text(&read, stream), "one\ntwo\n", "{read}");
+        }
+        assert_eq!(read["truncated"], false);
+        let read = logs(api, &task, "").await;
+        assert_eq!(
+            (&read["truncated"], &read["done"]),
+            (&json!(true), &json!(true))
+        );
+        let chunks = read["chunks"].as_array().expect("chunks");
+        let of_stdout = chunks.iter().filter(|chunk| chunk["stream"] == "stdout");
+        let kept: Vec<(u64, &str)> = of_stdout
+            .map(|chunk| {
+                (
+                    chunk["offset"].as_u64().expect("an offset"),
+                    chunk["text"].as_str().expect("text"),
+                )
+            })
+            .collect();
+        let [(0, head), (at, tail)] = kept[..] else {
+            panic!("{read}");
+        };
+        assert_eq!(
+            (head, tail),
+            (&long[..16 << 10], &long[long.len() - (48 << 10)..])
+        );
+        assert_eq!(at as usize + tail.len(), long.len());
+    };
+    cluster.kill9(leader);
+    let next = cluster.leader_other_than(leader).await;
+    check(&cluster.api(next)).await;
+    let shown = cluster
+        .cli()
+        .run(&["task", "logs", "--attempt", "1", &task])
+        .await
+        .expect(0);
+    assert_eq!(shown.stdout, "one\ntwo\n");
+    // It is part of snapshots, and the same everywhere.
+    cluster.restart(leader);
+    cluster.wait_caught_up(leader).await;
+    cluster
+        .api(next)
+        .post("/v1/cluster/snapshot", &json!({}))
+        .await
+        .expect(200);
+    for node in cluster.ids() {
+        cluster.kill9(node);
+    }
+    for node in cluster.ids() {
+        cluster.restart(node);
+    }
+    let leader = cluster.wait_ready().await;
+    check(&cluster.api(leader)).await;
+    let digest = triarch_harness::equal_digests(WAIT_TIMEOUT, &cluster.apis()).await;
+    drop(digest);
+}
+
+#[tokio::test]
 async fn following_output_continues_into_the_next_attempt() {
     let mut cluster = Cluster::start(1).await;
     cluster.worker(&["--slots", "2"]);
