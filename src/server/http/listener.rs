@@ -62,6 +62,9 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Minimum time between two log lines about failed accepts.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Maximum length of a request's head in bytes.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
 /// Number of bytes of a request line that show the beginning of its path.
 const PEEK_BYTES: usize = 16;
 /// Delay between two peeks at an incomplete request line. It doubles from the minimum to the maximum; then the connection
@@ -375,6 +378,7 @@ async fn serve(stream: TcpStream, router: Router, remote: Remote, stop: &Cancell
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIMEOUT)
+        .max_header_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);

@@ -4,9 +4,13 @@
 //! message on it. At a bound, the oldest connection is closed. A member identifies itself with its first message, so
 //! the oldest unidentified connection is hardly ever that of a member. The oldest of a member's connections is often
 //! dead.
+//!
+//! Refusals of strangers are paced: beyond a rate, each is written with a delay. A program that repeats a refused message
+//! at once, such as a master of another cluster, then takes little processor time from consensus.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::{Request, StatusCode};
@@ -26,6 +30,11 @@ const UNIDENTIFIED_DIVISOR: usize = 4;
 /// Share of all connections that one member may have: 1 divided by this.
 const MEMBER_DIVISOR: usize = 16;
 
+/// Number of refusals of strangers per second that are written at once, and the most at a time.
+const PROMPT_REFUSALS_PER_S: f64 = 20.0;
+/// Delay of each refusal beyond.
+const REFUSAL_DELAY: Duration = Duration::from_millis(500);
+
 /// Registry of one node.
 #[derive(Debug, Clone)]
 pub struct PeerConnections(Arc<Registry>);
@@ -36,6 +45,35 @@ struct Registry {
     member_max: usize,
     metrics: Arc<RequestMetrics>,
     open: Mutex<Open>,
+    refusal_pace: Mutex<RefusalPace>,
+}
+
+/// Token bucket of the refusals that are written at once.
+#[derive(Debug)]
+struct RefusalPace {
+    tokens: f64,
+    at: Instant,
+}
+
+impl RefusalPace {
+    fn new(now: Instant) -> Self {
+        Self {
+            tokens: PROMPT_REFUSALS_PER_S,
+            at: now,
+        }
+    }
+
+    /// Returns the delay of a refusal at this time.
+    fn delay(&mut self, now: Instant) -> Duration {
+        let refill = now.saturating_duration_since(self.at).as_secs_f64() * PROMPT_REFUSALS_PER_S;
+        self.tokens = (self.tokens + refill).min(PROMPT_REFUSALS_PER_S);
+        self.at = now;
+        if self.tokens < 1.0 {
+            return REFUSAL_DELAY;
+        }
+        self.tokens -= 1.0;
+        Duration::ZERO
+    }
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +106,7 @@ impl PeerConnections {
             member_max: (max / MEMBER_DIVISOR).max(1),
             metrics,
             open: Mutex::default(),
+            refusal_pace: Mutex::new(RefusalPace::new(Instant::now())),
         }))
     }
 
@@ -124,6 +163,17 @@ impl PeerConnection {
     /// Answers a message by the routes between nodes. A message of a member identifies the connection. One that a browser
     /// sent is refused, whatever its site.
     pub async fn answer(&self, routes: &PeerRoutes, message: Request<Incoming>) -> Response {
+        let response = self.judge(routes, message).await;
+        if response.status() != StatusCode::OK && *self.owner.lock() == STRANGER {
+            let delay = self.registry.0.refusal_pace.lock().delay(Instant::now());
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+        }
+        response
+    }
+
+    async fn judge(&self, routes: &PeerRoutes, message: Request<Incoming>) -> Response {
         if let Err(problem) = browser_guard::check_peer(message.headers()) {
             return hardened(problem.into_response());
         }
@@ -162,6 +212,17 @@ impl Drop for PeerConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_beyond_the_rate_are_delayed_until_there_were_fewer() {
+        let begun = Instant::now();
+        let mut pace = RefusalPace::new(begun);
+        let prompt = (0..100).filter(|_| pace.delay(begun).is_zero()).count();
+        assert_eq!(prompt, PROMPT_REFUSALS_PER_S as usize);
+        let later = begun + Duration::from_millis(120);
+        let prompt = (0..100).filter(|_| pace.delay(later).is_zero()).count();
+        assert_eq!(prompt, 2);
+    }
 
     #[test]
     fn strangers_take_places_from_strangers_only_and_members_from_themselves() {

@@ -1,8 +1,11 @@
-//! Slow-client protection: timeouts on request heads and on stalled writes.
+//! Slow-client protection: timeouts on request heads and on stalled writes, and a delay for clients that speak no HTTP.
 //!
 //! Two kinds of slow clients cost a server memory and connections at no cost to themselves. One sends a head byte by
 //! byte; the other does not read its response. Both kinds of connections end here. An idle connection between two
 //! requests, and a response that takes long to make, are bounded elsewhere.
+//!
+//! A client whose first bytes are no request is refused by the HTTP library. The refusal is written with a delay, so that
+//! a client that connects again at once takes little processor time from others.
 
 use std::future::Future;
 use std::io;
@@ -23,6 +26,9 @@ const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Size of that part in bytes. A client that takes less in that time holds memory at no cost to itself.
 const WRITE_PROGRESS_BYTES_MIN: usize = 64 << 10;
 
+/// Delay before the refusal of a connection whose first bytes are no request.
+const REFUSAL_DELAY: Duration = Duration::from_millis(500);
+
 /// A connection with slow-client protection.
 pub struct SlowClientGuard<S> {
     stream: S,
@@ -33,14 +39,23 @@ pub struct SlowClientGuard<S> {
     head_timer: Option<Pin<Box<Sleep>>>,
     /// Runs while a response waits for the client.
     write_timer: Option<Pin<Box<Sleep>>>,
+    /// Runs before a refusal is written to a client that has sent no request.
+    refusal_timer: Option<Pin<Box<Sleep>>>,
     /// Bytes written since the timer began.
     written_bytes: usize,
     /// Whether bytes were written that are not known to be with the system.
     unflushed: bool,
     /// Whether the client has ended its input, which is held back until its request is answered.
     input_ended: bool,
-    head_timeout: Duration,
-    write_stall_timeout: Duration,
+    timeouts: Timeouts,
+}
+
+/// See the constants of these names.
+#[derive(Debug, Clone, Copy)]
+struct Timeouts {
+    head: Duration,
+    write_stall: Duration,
+    refusal_delay: Duration,
 }
 
 /// Tracker of heads: while a request is in progress, arriving bytes belong to its body, not to a head.
@@ -127,14 +142,15 @@ fn timed_out(what: &str) -> io::Error {
 impl<S> SlowClientGuard<S> {
     /// Guards a connection. The caller must report every complete head to the tracker.
     pub fn new(stream: S) -> (Self, HeadTracker) {
-        Self::with_timeouts(stream, HEAD_TIMEOUT, WRITE_STALL_TIMEOUT)
+        let timeouts = Timeouts {
+            head: HEAD_TIMEOUT,
+            write_stall: WRITE_STALL_TIMEOUT,
+            refusal_delay: REFUSAL_DELAY,
+        };
+        Self::with_timeouts(stream, timeouts)
     }
 
-    fn with_timeouts(
-        stream: S,
-        head_timeout: Duration,
-        write_stall_timeout: Duration,
-    ) -> (Self, HeadTracker) {
+    fn with_timeouts(stream: S, timeouts: Timeouts) -> (Self, HeadTracker) {
         let head_tracker = HeadTracker::default();
         let guarded = Self {
             stream,
@@ -142,13 +158,25 @@ impl<S> SlowClientGuard<S> {
             complete: 0,
             head_timer: None,
             write_timer: None,
+            refusal_timer: None,
             written_bytes: 0,
             unflushed: false,
             input_ended: false,
-            head_timeout,
-            write_stall_timeout,
+            timeouts,
         };
         (guarded, head_tracker)
+    }
+
+    /// Waits before a write to a client that has sent no request. Only a refusal is written then.
+    fn poll_refusal_delay(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.head_tracker.complete() > 0 {
+            return Poll::Ready(());
+        }
+        let delay = self.timeouts.refusal_delay;
+        self.refusal_timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(delay)))
+            .as_mut()
+            .poll(context)
     }
 
     /// Bounds the time that a write makes too little progress.
@@ -167,8 +195,8 @@ impl<S> SlowClientGuard<S> {
         if self.write_timer.is_none() {
             self.written_bytes = 0;
         }
-        let write_stall_timeout = self.write_stall_timeout;
-        let timer = || Box::pin(tokio::time::sleep(write_stall_timeout));
+        let timeout = self.timeouts.write_stall;
+        let timer = || Box::pin(tokio::time::sleep(timeout));
         match self
             .write_timer
             .get_or_insert_with(timer)
@@ -212,7 +240,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for SlowClientGuard<S> {
             return read;
         }
         if self.head_timer.is_none() && buffer.filled().len() > before {
-            self.head_timer = Some(Box::pin(tokio::time::sleep(self.head_timeout)));
+            self.head_timer = Some(Box::pin(tokio::time::sleep(self.timeouts.head)));
         }
         let over = self
             .head_timer
@@ -233,6 +261,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SlowClientGuard<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        std::task::ready!(self.poll_refusal_delay(context));
         self.unflushed = true;
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.bound_stall(context, written)
@@ -243,6 +272,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SlowClientGuard<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        std::task::ready!(self.poll_refusal_delay(context));
         self.unflushed = true;
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.bound_stall(context, written)
@@ -278,11 +308,16 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     const SHORT: Duration = Duration::from_millis(50);
+    const TIMEOUTS: Timeouts = Timeouts {
+        head: SHORT,
+        write_stall: SHORT,
+        refusal_delay: SHORT,
+    };
 
     #[tokio::test]
     async fn a_slow_head_is_cut_off_but_a_slow_body_is_not() {
         let (mut theirs, ours) = tokio::io::duplex(64);
-        let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, SHORT, SHORT);
+        let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, TIMEOUTS);
         let mut byte = [0];
         // Idle time is not bounded here.
         let idle = tokio::time::timeout(SHORT * 3, guarded.read_exact(&mut byte)).await;
@@ -313,7 +348,7 @@ mod tests {
     async fn a_client_that_ended_its_input_costs_no_processor_while_it_waits() {
         let (mut theirs, ours) = tokio::io::duplex(64);
         theirs.shutdown().await.expect("open");
-        let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, SHORT, SHORT);
+        let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, TIMEOUTS);
         let request = head_tracker.head_complete(InputEnd::ClientReads);
         let wakes = Arc::new(WakeCount::default());
         let waker = Waker::from(Arc::clone(&wakes));
@@ -333,7 +368,7 @@ mod tests {
     #[tokio::test]
     async fn a_head_answered_before_another_read_stops_its_timer() {
         let (mut theirs, ours) = tokio::io::duplex(64);
-        let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, SHORT, SHORT);
+        let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, TIMEOUTS);
         theirs.write_all(b"a").await.expect("written");
         let mut byte = [0];
         guarded.read_exact(&mut byte).await.expect("the head");
@@ -347,7 +382,7 @@ mod tests {
     async fn the_end_of_input_is_read_after_the_answer_unless_the_client_counts_as_gone() {
         for input_end in [InputEnd::ClientReads, InputEnd::ClientGone] {
             let (mut theirs, ours) = tokio::io::duplex(64);
-            let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, SHORT, SHORT);
+            let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, TIMEOUTS);
             theirs.write_all(b"a").await.expect("written");
             let mut byte = [0];
             guarded.read_exact(&mut byte).await.expect("the head");
@@ -365,9 +400,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_refusal_before_any_request_is_written_after_a_delay_and_an_answer_at_once() {
+        let write = async |requests: usize, refusal_delay: Duration| {
+            let (_theirs, ours) = tokio::io::duplex(64);
+            let timeouts = Timeouts {
+                refusal_delay,
+                ..TIMEOUTS
+            };
+            let (mut guarded, head_tracker) = SlowClientGuard::with_timeouts(ours, timeouts);
+            for _ in 0..requests {
+                drop(head_tracker.head_complete(InputEnd::ClientReads));
+            }
+            tokio::time::timeout(SHORT * 3, guarded.write_all(b"a")).await
+        };
+        let long = Duration::from_secs(3_600);
+        assert!(write(0, long).await.is_err());
+        assert!(write(0, Duration::from_millis(1)).await.is_ok());
+        assert!(write(1, long).await.is_ok());
+    }
+
+    #[tokio::test]
     async fn a_write_to_a_client_that_reads_nothing_times_out() {
         let (theirs, ours) = tokio::io::duplex(4);
-        let (mut guarded, _heads) = SlowClientGuard::with_timeouts(ours, SHORT, SHORT);
+        let (mut guarded, _heads) = SlowClientGuard::with_timeouts(ours, TIMEOUTS);
         let stalled = guarded.write_all(b"12345").await.expect_err("cut");
         assert_eq!(stalled.kind(), io::ErrorKind::TimedOut);
         drop(theirs);

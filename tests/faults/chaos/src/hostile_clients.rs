@@ -25,8 +25,8 @@ pub struct Targets {
     pub masters: Vec<(u64, String)>,
     /// Id of the cluster, as 16 bytes.
     pub cluster: [u8; 16],
-    /// A task and a job that exist.
-    pub known: (String, String),
+    /// A task and a job that do not end during the attack.
+    pub unfinished: (String, String),
 }
 
 /// Results of the attacks of one kind.

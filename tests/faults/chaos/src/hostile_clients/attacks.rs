@@ -111,14 +111,14 @@ impl Attack {
                 }
             }
             Attack::Watcher => {
-                let (task, job) = &targets.known;
+                let (task, job) = &targets.unfinished;
                 let ids = vec![format!("{task:?}"); 1_000].join(",");
                 let request = match random.random_range(0..4) {
                     0 => with_body(
                         "POST",
-                        "/v1/tasks/wait",
+                        "/v1/tasks/wait?wait_ms=30000",
                         addr,
-                        &format!("{{\"ids\":[{ids}],\"wait_ms\":30000}}"),
+                        &format!("{{\"tasks\":[{ids}]}}"),
                     ),
                     1 => head("GET", &format!("/v1/jobs/{job}?wait_ms=30000"), addr, 0),
                     2 => head("GET", "/v1/events", addr, 0),

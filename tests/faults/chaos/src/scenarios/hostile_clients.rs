@@ -48,6 +48,8 @@ pub struct HostileClientsArgs {
 
 /// Memory that a master may use, in MiB.
 const MEMORY_MIB: u64 = 1_024;
+/// Delay of the task that watchers wait for. Longer than any run.
+const UNFINISHED_MS: u64 = 30 * 24 * 3_600_000;
 /// Pause between two measured submissions.
 const PROBE_PAUSE: Duration = Duration::from_millis(10);
 /// Timeout of one try of a measured submission.
@@ -144,13 +146,18 @@ async fn targets(drill: &Drill) -> anyhow::Result<Targets> {
     let id = status["cluster_id"].as_str().context("a cluster id")?;
     let digits: String = id.chars().filter(char::is_ascii_hexdigit).collect();
     let number = u128::from_str_radix(&digits, 16).context("a cluster id is a UUID")?;
-    let known = drill.latest(1).pop().context("no job was acknowledged")?;
-    let task = known.tasks.first().context("a job has a task")?.clone();
+    let mut unfinished = drill.probe();
+    for task in unfinished["tasks"].as_array_mut().context("tasks")? {
+        task["delay_ms"] = json!(UNFINISHED_MS);
+    }
+    let submitted = api.submit(&unfinished).await;
+    let id = |value: &Value| value.as_str().map(str::to_owned).context("an id");
+    let unfinished = (id(&submitted["tasks"][0])?, id(&submitted["id"])?);
     let ids = drill.cluster.ids();
     Ok(Targets {
         masters: ids.map(|id| (id, drill.cluster.addr(id))).collect(),
         cluster: number.to_be_bytes(),
-        known: (task, known.job),
+        unfinished,
     })
 }
 
