@@ -95,7 +95,8 @@ fi
 report=$(mktemp "${TMPDIR:-/tmp}/triarch-python-report-XXXXXX")
 trap 'rm -f "$report"' EXIT
 code=0
-python -m pytest -p no:cacheprovider --quiet --junit-xml="$report" "$@" || code=$?
+# Two at a time: they mostly wait for clusters. The tests of one file run in one process, because some share a cluster.
+python -m pytest -p no:cacheprovider --quiet --numprocesses 2 --dist loadfile --junit-xml="$report" "$@" || code=$?
 
 # Prints the results in the format of cargo's tests, which scripts/test.sh counts.
 python - "$report" "$code" "$passed" "$failed" <<'COUNT'
