@@ -183,11 +183,18 @@ async fn dev_survives_the_death_of_its_leader_and_keeps_its_data() {
     let mut dev = Dev::start("leader", &["--data-dir", data_dir, "--workers", "1"]);
     let banner = dev.banner().await;
     let processes = banner["processes"].as_array().expect("processes");
+    let cli = dev.cli();
+    // The leader that the banner names may have changed, and at that moment there may be none.
+    let leader_id = eventually(WAIT_TIMEOUT, "there is a leader", async || {
+        let ran = cli.run(&["cluster", "status", "--output", "json"]).await;
+        let status: Value = serde_json::from_str(&ran.stdout).ok()?;
+        status["leader"].as_u64()
+    })
+    .await;
     let leader = processes
         .iter()
-        .find(|process| process["leader"] == true)
-        .expect("a leader");
-    let cli = dev.cli();
+        .find(|process| process["role"] == "master" && process["id"] == leader_id)
+        .expect("the master is one of dev's");
     let job = cli
         .run(&["submit", "--", "echo", "kept"])
         .await
