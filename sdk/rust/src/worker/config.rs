@@ -13,8 +13,9 @@ pub struct WorkerConfig {
     pub grace: Duration,
     /// Maximum time for which a poll is held. The worker polls again at the end. Default: 50 s.
     pub poll_wait: Duration,
-    /// Time for which to retry while another live worker has the name. A dead predecessor is lost only after its lease.
-    /// Default: 60 s.
+    /// Time for which to retry while another live worker has the name. A dead predecessor is lost only after its lease, which
+    /// each new leader lets begin again.
+    /// Default: 600 s.
     pub name_patience: Duration,
     /// Maximum time for an executor to return after a request to stop. After that it is dropped. Default: 15 s.
     pub abandon_after: Duration,
@@ -29,7 +30,7 @@ impl WorkerConfig {
             register,
             grace: Duration::from_secs(30),
             poll_wait: Duration::from_secs(50),
-            name_patience: Duration::from_secs(60),
+            name_patience: Duration::from_secs(600),
             abandon_after: Duration::from_secs(15),
             leave_patience: Duration::from_secs(3),
         }
