@@ -24,6 +24,8 @@ mod server;
 mod signals;
 mod state_machine;
 mod terminal_text;
+#[cfg(test)]
+mod test_commands;
 mod waiters;
 mod worker;
 

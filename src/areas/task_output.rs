@@ -285,42 +285,14 @@ impl TaskOutputs {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use triarch_table::command::{Backoff, NewTask, OnFailure, Requires, SubmitJob};
     use triarch_table::{Command, JobId, Limits, Reply, Stamp};
 
     use super::*;
+    use crate::test_commands::submit_task;
 
     fn submit(table: &mut Table, index: u64) -> (JobId, TaskId) {
-        let task = NewTask {
-            key: None,
-            kind: "k".into(),
-            payload: Bytes::from_static(b"1"),
-            queue: "q".into(),
-            priority: 0,
-            not_before_ms: None,
-            delay_ms: 0,
-            expires_ms: None,
-            timeout_ms: None,
-            max_attempts: 1,
-            max_losses: 1,
-            backoff: Backoff::default(),
-            requires: Requires::default(),
-            tags: Vec::new(),
-            after: Vec::new(),
-            unique: None,
-            concurrency: None,
-        };
-        let submit = Command::SubmitJob(SubmitJob {
-            request_id: None,
-            idempotency_key: None,
-            body_digest: [0; 32],
-            part_digests: Vec::new(),
-            name: String::new(),
-            on_failure: OnFailure::Continue,
-            tasks: vec![task],
-        });
         let stamp = Stamp { index, now_ms: 1 };
+        let submit = submit_task("k");
         match table.apply(stamp, vec![submit], &mut Vec::new()).remove(0) {
             Reply::Submitted { job, tasks, .. } => (job, tasks[0]),
             other => panic!("{other:?}"),

@@ -1,15 +1,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
-use triarch_table::command::{
-    Backoff, Grant, NewTask, OnFailure, RegisterWorker, Requires, SubmitJob,
-};
+use triarch_table::command::{Grant, RegisterWorker};
 use triarch_table::{Command, Reply, Stamp, Table, Token};
 
 use super::super::lease_tracker::{LeaseTiming, WorkerLoad};
 use super::super::poll_registry::DELIVERY_TIMEOUT;
 use super::*;
+use crate::test_commands::submit_task;
 
 fn lease(token: u64) -> Lease {
     Lease {
@@ -46,18 +44,7 @@ fn table() -> Table {
             resources: BTreeMap::new(),
         }),
     );
-    let job = apply(
-        2,
-        Command::SubmitJob(SubmitJob {
-            request_id: None,
-            idempotency_key: None,
-            body_digest: [0; 32],
-            part_digests: Vec::new(),
-            name: String::new(),
-            on_failure: OnFailure::Continue,
-            tasks: vec![exec_task()],
-        }),
-    );
+    let job = apply(2, submit_task("exec"));
     let (Some(Reply::Registered { worker }), Some(Reply::Submitted { tasks, .. })) = (worker, job)
     else {
         panic!("refused")
@@ -69,31 +56,6 @@ fn table() -> Table {
     apply(3, Command::Grant { grants });
     assert_eq!(table.leases().count(), 1);
     table
-}
-
-fn exec_task() -> NewTask {
-    NewTask {
-        key: None,
-        kind: "exec".into(),
-        payload: Bytes::new(),
-        queue: "default".into(),
-        priority: 0,
-        not_before_ms: None,
-        delay_ms: 0,
-        expires_ms: None,
-        timeout_ms: None,
-        max_attempts: 1,
-        max_losses: 1,
-        backoff: Backoff::default(),
-        requires: Requires {
-            labels: BTreeMap::new(),
-            resources: BTreeMap::new(),
-        },
-        tags: Vec::new(),
-        after: Vec::new(),
-        unique: None,
-        concurrency: None,
-    }
 }
 
 #[test]
