@@ -132,15 +132,19 @@ fn kept_outputs(app: &App, reports: &[TaskReport]) -> Vec<KeptOutput> {
     let Ok(lead) = app.leader_term() else {
         return Vec::new();
     };
-    let records_itself = |report: &TaskReport| {
-        let table = app.table.read();
-        let task = table.task(report.task);
-        task.is_none_or(|task| task.kind() == exec::KIND)
-    };
-    let kept = reports.iter().filter_map(|report| {
-        let kept = lead.kept_output(report.task, report.token)?;
-        (!records_itself(report)).then_some(kept)
-    });
+    let table = app.table.read();
+    let attempts: Vec<(TaskId, Token)> = reports
+        .iter()
+        .filter(|report| {
+            let task = table.task(report.task);
+            task.is_some_and(|task| task.kind() != exec::KIND)
+        })
+        .map(|report| (report.task, report.token))
+        .collect();
+    drop(table);
+    let kept = attempts
+        .into_iter()
+        .filter_map(|(task, token)| lead.kept_output(task, token));
     kept.collect()
 }
 
