@@ -24,16 +24,16 @@ use triarch_raft::IdentifiedPeer;
 
 use crate::server::http::browser_guard;
 use crate::server::http::request_metrics::RequestMetrics;
+use crate::server::http::slow_client::REFUSAL_DELAY;
 
 /// Share of all connections that may be unidentified: 1 divided by this.
 const UNIDENTIFIED_DIVISOR: usize = 4;
 /// Share of all connections that one member may have: 1 divided by this.
 const MEMBER_DIVISOR: usize = 16;
 
-/// Number of refusals of strangers per second that are written at once, and the most at a time.
+/// Number of refusals of strangers per second that are written at once, and the most at a time. Each refusal beyond is
+/// written after [`REFUSAL_DELAY`].
 const PROMPT_REFUSALS_PER_S: f64 = 20.0;
-/// Delay of each refusal beyond.
-const REFUSAL_DELAY: Duration = Duration::from_millis(500);
 
 /// Registry of one node.
 #[derive(Debug, Clone)]

@@ -26,8 +26,8 @@ const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Size of that part in bytes. A client that takes less in that time holds memory at no cost to itself.
 const WRITE_PROGRESS_BYTES_MIN: usize = 64 << 10;
 
-/// Delay before the refusal of a connection whose first bytes are no request.
-const REFUSAL_DELAY: Duration = Duration::from_millis(500);
+/// Delay before the refusal of a connection whose first bytes are no request, and of repeated messages of strangers.
+pub const REFUSAL_DELAY: Duration = Duration::from_millis(500);
 
 /// A connection with slow-client protection.
 pub struct SlowClientGuard<S> {
