@@ -15,6 +15,8 @@ use crate::wire::{Problem, ProblemCode, Registered};
 
 /// Delay between two attempts to register.
 const REGISTER_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// Interval of the warnings that the name is in use.
+const NAME_WARNING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The reason why a worker could not continue. An unreachable cluster is none: the worker keeps trying.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +79,7 @@ async fn register(client: &Client, config: &WorkerConfig) -> Result<Registered, 
     // The id stays the same until there is an answer: otherwise a registration whose answer was lost would take its own
     // name.
     let mut request_id = Client::new_request_id();
+    let mut warned: Option<Instant> = None;
     loop {
         let error = match client.register_as(&request_id, &config.register).await {
             Ok(registered) => return Ok(registered),
@@ -88,7 +91,11 @@ async fn register(client: &Client, config: &WorkerConfig) -> Result<Registered, 
                     let name = config.register.name.clone();
                     return Err(WorkerError::NameTaken { name, problem });
                 }
-                tracing::warn!(%problem, "the name is in use by another worker; waiting until it is free");
+                if warned.is_none_or(|at| at.elapsed() >= NAME_WARNING_INTERVAL) {
+                    warned = Some(Instant::now());
+                    let wait_max_s = config.name_patience.as_secs();
+                    tracing::warn!(%problem, wait_max_s, "the name is in use by another worker; waiting until it is free");
+                }
                 // The cluster remembers a refusal under its id, too.
                 request_id = Client::new_request_id();
             }

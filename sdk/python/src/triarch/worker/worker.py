@@ -32,6 +32,8 @@ log = logging.getLogger("triarch.worker")
 
 #: Pause between two registrations, and the deadline of one.
 REGISTER_PAUSE_S = 0.5
+#: Interval of the warnings that the name is taken.
+NAME_WARNING_INTERVAL_S = 30.0
 REGISTER_DEADLINE_S = 5.0
 
 
@@ -228,6 +230,7 @@ class Worker:
             }
         ).encode()
         begun = time.monotonic()
+        warn_at = begun
         # The same id until there is an answer. Otherwise a registration with a lost answer would collide with its own name.
         request_id = uuid.uuid4().hex
         connection = WorkerConnection(self._transport)
@@ -245,10 +248,13 @@ class Worker:
                         raise WorkerError(
                             f"the name {config.worker_name} is taken; choose another with --name: {error}"
                         ) from None
-                    log.warning(
-                        "the name of this worker is taken; the worker repeats its registration until the name is free: %s",
-                        error,
-                    )
+                    if time.monotonic() >= warn_at:
+                        warn_at = time.monotonic() + NAME_WARNING_INTERVAL_S
+                        log.warning(
+                            "the name of this worker is taken; it waits up to %g s until the name is free: %s",
+                            config.name_patience_s,
+                            error,
+                        )
                     # The cluster remembers a refusal under its request id, too.
                     request_id = uuid.uuid4().hex
                 except Refused as error:
