@@ -186,7 +186,8 @@ async fn set_time_back(context: &CommandContext, yes: bool) -> Result<ExitCode, 
          retention follow, and tasks go on.",
         time_format::span_ms(ahead_ms)
     );
-    if !Confirmation::of(yes).asks(&question)? {
+    // Without a question about nothing: the cluster refuses it and says why.
+    if ahead_ms > 0 && !Confirmation::of(yes).asks(&question)? {
         return Ok(ExitCode::FAILURE);
     }
     let set_back = context.client.set_time_back().await?;
