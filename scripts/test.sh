@@ -132,8 +132,8 @@ echo "all there: $(cargo --version)"
 
 step "formatting, lints, unit tests" scripts/check.sh
 
-# Optimised, but not across crates and without information for debuggers: that takes half the time of the build that users
-# get, which differs in speed alone.
+# Optimised, but not across crates and without information for debuggers: that builds sooner. The build that users get
+# differs in speed alone.
 export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=0
 # The same packages in every build, so that nothing is built twice with different features.
 if ! step "release build" cargo build --release --locked --quiet --package triarch --package triarch-chaos \
