@@ -82,7 +82,7 @@ const NICKNAMES: [&str; 6] = [
 impl CronSchedule {
     /// Parses an expression and the name of a time zone.
     pub fn parse(cron: &str, timezone: &str) -> Result<Self, CronError> {
-        check_steps(cron).map_err(CronError::Expression)?;
+        check_items(cron).map_err(CronError::Expression)?;
         Self::parse_kept(cron, timezone)
     }
 
@@ -199,8 +199,9 @@ fn names_fixed_times(text: &str) -> bool {
     }
 }
 
-/// Refuses steps that are longer than the range of their field: they would be of no effect.
-fn check_steps(text: &str) -> Result<(), String> {
+/// Refuses items of fields that would be of no effect: steps that are longer than the range of their field, an `L` without
+/// the day of the week that it is the last of, and items without a value.
+fn check_items(text: &str) -> Result<(), String> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let fields = match words.len() {
         5 => &FIELDS[1..],
@@ -208,7 +209,13 @@ fn check_steps(text: &str) -> Result<(), String> {
         // The number of fields is refused elsewhere.
         _ => return Ok(()),
     };
-    for (word, (name, _, step_max)) in words.iter().zip(fields) {
+    for (at, (word, (name, takes, step_max))) in words.iter().zip(fields).enumerate() {
+        let is_weekday = at + 1 == words.len();
+        for item in word.strip_prefix('+').unwrap_or(word).split(',') {
+            if item.is_empty() || is_weekday && item.eq_ignore_ascii_case("L") {
+                return Err(format!("{name} {word:?} is invalid; it accepts {takes}"));
+            }
+        }
         let steps = word.split(',').filter_map(|item| item.split_once('/'));
         for (_, step) in steps {
             let is_number = !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit());

@@ -2,7 +2,7 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::shell;
+use super::{ids, shell};
 
 /// Maximum commands that a hint lists.
 const COMMANDS_MAX: usize = 3;
@@ -21,6 +21,9 @@ const SYNONYMS: [(&str, &str); 8] = [
 /// Returns a hint for arguments (without the name of the program) that were refused with this error.
 pub fn hint(command: &clap::Command, arguments: &[String], error: &clap::Error) -> Option<String> {
     match error.kind() {
+        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument if id_hint(error).is_some() => {
+            id_hint(error)
+        }
         ErrorKind::InvalidSubcommand => subcommand_hint(command, arguments, error),
         ErrorKind::UnknownArgument | ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
             argv_hint(command, arguments, error)
@@ -28,6 +31,15 @@ pub fn hint(command: &clap::Command, arguments: &[String], error: &clap::Error) 
         _ => None,
     }
     .map(|commands| format!("hint: {commands}"))
+}
+
+/// Returns the command that shows the thing with this id, for an id in the place of a command.
+fn id_hint(error: &clap::Error) -> Option<String> {
+    let word = text(error, ContextKind::InvalidSubcommand);
+    let word = word.or_else(|| text(error, ContextKind::InvalidArg))?;
+    let kind = ids::kind_of(&word)?;
+    let program = shell::program_name();
+    Some(format!("try {program} {} show {word}", kind.name()))
 }
 
 /// Returns the commands of this name that are below another, such as `cluster status` for `status`.

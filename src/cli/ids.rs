@@ -40,8 +40,15 @@ pub fn expect(context: &CommandContext, wanted: Kind, id: &str) -> Result<(), Co
     }
 }
 
+impl Kind {
+    /// Returns its name, which is that of its command, too.
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+}
+
 /// Returns the kind of thing that has ids like this one.
-fn kind_of(id: &str) -> Option<Kind> {
+pub fn kind_of(id: &str) -> Option<Kind> {
     let kind = [JOB, TASK, WORKER]
         .into_iter()
         .find(|kind| id.starts_with(kind.prefix))?;

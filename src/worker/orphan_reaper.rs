@@ -125,11 +125,14 @@ impl ReaperProcess {
         // A reaper that does not read must not block the worker.
         fcntl(writing.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let mut groups = [0; GROUPS_MAX];
+        let command_line = CommandLine::of_this_process();
         let pid = children.start(|| {
             // SAFETY: the child of a process with threads may only make async-signal-safe calls, and `reaper_main` makes
             // no others; it never returns.
             match unsafe { fork()? } {
-                ForkResult::Child => unsafe { reaper_main(reading.as_raw_fd(), &mut groups) },
+                ForkResult::Child => unsafe {
+                    reaper_main(reading.as_raw_fd(), &mut groups, command_line)
+                },
                 ForkResult::Parent { child } => Ok((child.as_raw(), child)),
             }
         })?;
@@ -155,12 +158,54 @@ impl Drop for ReaperProcess {
     }
 }
 
+/// Memory of the command line of this process, which a process list shows.
+#[derive(Debug, Clone, Copy)]
+struct CommandLine {
+    start: usize,
+    end: usize,
+}
+
+impl CommandLine {
+    /// Finds it; `None` if the kernel does not tell.
+    fn of_this_process() -> Option<Self> {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        // The name in parentheses may contain anything. Fields are counted from the process id on, and the third follows it.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let mut fields = fields.split_ascii_whitespace().skip(45);
+        let mut address = || fields.next()?.parse::<usize>().ok();
+        let (start, end) = (address()?, address()?);
+        (start > 0 && start < end).then_some(Self { start, end })
+    }
+
+    /// Replaces it by this text, cut to what fits.
+    ///
+    /// # Safety
+    /// Only in a forked process that does not read its arguments any more. It makes no call, and is async-signal-safe.
+    unsafe fn replace_by(self, text: &[u8]) {
+        let memory = std::ptr::with_exposed_provenance_mut::<u8>(self.start);
+        let bytes = self.end - self.start;
+        for at in 0..bytes {
+            // The last byte stays 0: the kernel takes what follows another one for a part of the text.
+            let byte = match text.get(at) {
+                Some(byte) if at + 1 < bytes => *byte,
+                Some(_) | None => 0,
+            };
+            // SAFETY: the kernel put the arguments there, on the writable stack, and nothing in this process reads them.
+            unsafe { memory.add(at).write_volatile(byte) };
+        }
+    }
+}
+
 /// Main loop of the reaper process.
 ///
 /// # Safety
 /// Runs in the child of a fork, where only async-signal-safe functions may be called: no allocation, no locks, no
 /// panics. It therefore consists of plain system calls on memory of its own.
-unsafe fn reaper_main(reading: RawFd, groups: &mut [i32; GROUPS_MAX]) -> ! {
+unsafe fn reaper_main(
+    reading: RawFd,
+    groups: &mut [i32; GROUPS_MAX],
+    command_line: Option<CommandLine>,
+) -> ! {
     // SAFETY: system calls on integers, and on memory that outlives them.
     unsafe {
         // Signals meant for the worker, such as a terminal's, do not concern the reaper.
@@ -169,6 +214,9 @@ unsafe fn reaper_main(reading: RawFd, groups: &mut [i32; GROUPS_MAX]) -> ! {
             libc::signal(signal, libc::SIG_IGN);
         }
         libc::prctl(libc::PR_SET_NAME, PROCESS_NAME.as_ptr());
+        if let Some(command_line) = command_line {
+            command_line.replace_by(PROCESS_NAME.to_bytes());
+        }
         // No descriptor of the worker stays open: no socket, no output, above all not the pipe's writing end.
         libc::dup2(reading, 0);
         if libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0) != 0 {
@@ -235,6 +283,27 @@ mod tests {
         let mut left = groups[..count].to_vec();
         left.sort_unstable();
         assert_eq!(left, [7, 8]);
+    }
+
+    #[test]
+    fn the_reaper_has_a_command_line_of_its_own() {
+        let command_line = |pid: Pid| {
+            let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let end = bytes
+                .iter()
+                .rposition(|byte| *byte != 0)
+                .map_or(0, |at| at + 1);
+            String::from_utf8_lossy(&bytes[..end]).into_owned()
+        };
+        let own = command_line(Pid::this());
+        let reaper = OrphanReaper::start(Arc::default()).expect("started");
+        let pid = reaper.lock().process.as_ref().expect("there").pid;
+        let begun = std::time::Instant::now();
+        while command_line(pid) != "triarch-guard" {
+            assert!(begun.elapsed().as_secs() < 30, "{}", command_line(pid));
+            std::thread::yield_now();
+        }
+        assert_eq!(command_line(Pid::this()), own, "the worker keeps its own");
     }
 
     #[test]

@@ -46,6 +46,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "worker.process.forked",
         "worker.process.init_process",
         "worker.process.signals",
+        "worker.process.title",
         "worker.shutdown",
         "worker.task_log",
     ),

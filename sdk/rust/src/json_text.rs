@@ -52,6 +52,23 @@ pub fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
     }
 }
 
+/// Returns the message of an error of reading JSON. It names a lone surrogate, which serde_json calls a hex escape without
+/// its end.
+pub fn read_error(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let lone = [
+        "unexpected end of hex escape",
+        "lone leading surrogate in hex escape",
+    ];
+    match lone.iter().find_map(|lone| text.strip_prefix(lone)) {
+        Some(place) => format!(
+            "a text has half of a surrogate pair, such as \\ud800, without its other half{place}: it is no character, and \
+             no text can hold it. Write \\ufffd instead, or encode bytes as Base64"
+        ),
+        None => text,
+    }
+}
+
 /// Returns the beginning of a text, at most this long, cut between characters.
 ///
 /// ```
@@ -85,6 +102,24 @@ fn surrogate(json: &str, at: usize) -> Option<Surrogate> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_of_reading_names_a_lone_surrogate() {
+        for json in [
+            r#""\ud800""#,
+            r#""\ud800x""#,
+            r#""\ud800\n""#,
+            r#""\ud800\u0041""#,
+            r#""\udc00""#,
+        ] {
+            let error = serde_json::from_str::<String>(json).expect_err("no text");
+            let said = read_error(&error);
+            assert!(said.contains("half of a surrogate pair"), "{json}: {said}");
+            assert!(said.contains("at line 1 column"), "{json}: {said}");
+        }
+        let other = serde_json::from_str::<String>("7").expect_err("no text");
+        assert_eq!(read_error(&other), other.to_string());
+    }
 
     #[test]
     fn only_surrogates_without_their_other_half_are_replaced() {

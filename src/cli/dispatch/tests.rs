@@ -161,6 +161,11 @@ fn a_refused_command_line_gets_a_hint_at_what_was_meant() {
         ("cancel t5-0", "job cancel"),
         ("logs t5-0", "task logs"),
         ("ps", "task list --state running"),
+        ("task t4-0", "task show t4-0"),
+        ("task j4-0", "job show j4-0"),
+        ("job j4-0", "job show j4-0"),
+        ("worker w4-0", "worker show w4-0"),
+        ("t4-0", "task show t4-0"),
     ] {
         let hint = hint(line).unwrap_or_default();
         assert!(hint.contains(said), "{line}: {hint}");
@@ -171,6 +176,7 @@ fn a_refused_command_line_gets_a_hint_at_what_was_meant() {
         "submit --colour -- true",
         "submit --queue",
         "job frobnicate",
+        "task 4-0",
     ] {
         assert_eq!(hint(line), None, "{line}");
     }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use triarch_sdk::json_text::read_error;
 
 use super::problem::Problem;
 use crate::server::protocol::strict_json::StrictDeserializer;
@@ -85,7 +86,7 @@ fn invalid_json(path: &str, error: &serde_json::Error) -> Problem {
         Some(name) => format!("{at}.{name}"),
         None => at.to_string(),
     };
-    Problem::invalid(&field, text)
+    Problem::invalid(&field, read_error(error))
 }
 
 /// Checks nesting outside of strings. Raw values that are never parsed here are thereby bounded too.

@@ -11,7 +11,14 @@ pub const NAME_BYTES_MAX: usize = 200;
 pub fn parse_id<T: FromStr>(what: &str, text: &str) -> Result<T, Problem> {
     text.parse().map_err(|_| {
         let shown: String = text.chars().take(NAME_BYTES_MAX).collect();
-        Problem::new(Code::NotFound, format!("there is no {what} \"{shown}\""))
+        let form = match what.chars().next() {
+            Some(letter @ ('j' | 't' | 'w')) => format!(": ids of {what}s look like {letter}5-0"),
+            Some(_) | None => String::new(),
+        };
+        Problem::new(
+            Code::NotFound,
+            format!("there is no {what} \"{shown}\"{form}"),
+        )
     })
 }
 

@@ -180,6 +180,7 @@ def test_process_1_reaps_orphans_and_passes_signals_on(bench: Bench, pool: str) 
     wait_until(lambda: not zombies(), 20, "the orphans to be reaped")
     # The signal reaches unshare, whose child is process 1 of the namespace.
     inner = int(Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()[0])
+    assert Path(f"/proc/{inner}/cmdline").read_bytes().rstrip(b"\0") == b"triarch-init"
     os.kill(inner, 15)
     wait_until(lambda: worker.returncode is not None, 30, "the worker to end")
     assert worker.returncode == 0

@@ -422,6 +422,8 @@ pub(super) struct StreamAttempts<'a> {
     round_over: bool,
     tried: Vec<Tried>,
     reached: bool,
+    /// The latest refusal of this round that has a reason of its own.
+    refusal: Option<Box<Problem>>,
 }
 
 impl<'a> StreamAttempts<'a> {
@@ -435,6 +437,7 @@ impl<'a> StreamAttempts<'a> {
             round_over: false,
             tried: Vec::new(),
             reached: false,
+            refusal: None,
         }
     }
 
@@ -448,8 +451,13 @@ impl<'a> StreamAttempts<'a> {
             };
             if elapsed >= limit {
                 let tried = std::mem::take(&mut self.tried);
-                return NextStep::Fail(Error::NoCluster { tried });
+                // A cluster that answers is reached, and says itself why there is no stream.
+                return NextStep::Fail(match self.refusal.take() {
+                    Some(problem) => Error::Api(problem),
+                    None => Error::NoCluster { tried },
+                });
             }
+            self.refusal = None;
             let delay = jittered(self.round_delay);
             self.round_delay = (self.round_delay * 2).min(self.policy.round_delay_max);
             self.left_in_round = self.masters.count();
@@ -466,6 +474,14 @@ impl<'a> StreamAttempts<'a> {
     pub(super) fn refused(&mut self, message: String) {
         self.reached = true;
         self.unreachable(message);
+    }
+
+    /// Records that a master refused the attempt with this problem.
+    pub(super) fn refused_with(&mut self, problem: Box<Problem>) {
+        self.refused(problem.to_string());
+        if !problem.is(ProblemCode::NoLeader) {
+            self.refusal = Some(problem);
+        }
     }
 
     /// Records that the attempt failed on a master that cannot be reached.

@@ -16,6 +16,8 @@ enum OpenError {
     Final(Error),
     /// Not now, or not by this master.
     Refused(String),
+    /// The same, with the reason in the answer.
+    Problem(Box<Problem>),
     Unreachable(String),
 }
 
@@ -38,7 +40,7 @@ async fn open(request: reqwest::RequestBuilder) -> Result<reqwest::Response, Ope
         Ok(problem) if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
             OpenError::Final(Error::Api(Box::new(problem)))
         }
-        Ok(problem) => OpenError::Refused(problem.to_string()),
+        Ok(problem) => OpenError::Problem(Box::new(problem)),
         Err(_) => OpenError::Refused(format!("HTTP {status}: {}", quote(&body))),
     })
 }
@@ -72,6 +74,7 @@ impl Client {
                 Ok(Ok(response)) => return Ok((attempt.master, response)),
                 Ok(Err(OpenError::Final(error))) => return Err(error),
                 Ok(Err(OpenError::Refused(message))) => attempts.refused(message),
+                Ok(Err(OpenError::Problem(problem))) => attempts.refused_with(problem),
                 Ok(Err(OpenError::Unreachable(message))) => attempts.unreachable(message),
                 Err(_) => {
                     let limit_ms = attempt.timeout.as_millis();

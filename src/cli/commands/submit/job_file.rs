@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
+use triarch_sdk::json_text::read_error;
 use triarch_sdk::wire::SubmitJob;
 
 use crate::cli::error::CommandError;
@@ -43,7 +44,7 @@ fn parse(bytes: &[u8]) -> Result<SubmitJob, String> {
         }
         Some(_) => {}
     }
-    serde_json::from_slice(text).map_err(|error| error.to_string())
+    serde_json::from_slice(text).map_err(|error| read_error(&error))
 }
 
 #[cfg(test)]

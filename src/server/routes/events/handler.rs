@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
+use triarch_raft::Readiness;
 use triarch_sdk::wire::{self, event};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -78,8 +79,8 @@ async fn follow(
         ),
     })?;
     let after = match asked {
-        Some(asked) => {
-            wait_until_applied(&app, asked).await?;
+        Some((asked, field)) => {
+            wait_until_applied(&app, asked, field).await?;
             asked
         }
         // On a node that still catches up, the end of its feed would begin the stream with old events.
@@ -105,9 +106,20 @@ async fn follow(
     Ok(response)
 }
 
-/// Returns the position to continue at. The header wins, because a reader that reconnects repeats its URL and the
+fn after_the_end(field: &'static str, asked: Position, end: u64) -> Problem {
+    let detail = format!(
+        "{asked} is after the end of this cluster's log, which is {end}: give the id of an event, or the triarch-index of an \
+         answer, of this cluster; without a position, the stream begins with the next event"
+    );
+    Problem::invalid(field, detail).with("end", end)
+}
+
+/// Returns the position to continue at, and the name of its field. The header wins, because a reader that reconnects repeats its URL and the
 /// header is newer.
-fn requested_position(query: &Query, headers: &HeaderMap) -> Result<Option<Position>, Problem> {
+fn requested_position(
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Option<(Position, &'static str)>, Problem> {
     let header = headers
         .get(event::LAST_EVENT_ID)
         .filter(|given| !given.is_empty());
@@ -116,7 +128,8 @@ fn requested_position(query: &Query, headers: &HeaderMap) -> Result<Option<Posit
         (None, Some(given)) => ("after", given),
         (None, None) => return Ok(None),
     };
-    given.parse().map(Some).map_err(|_| {
+    let position = given.parse().map(|position| Some((position, field)));
+    position.map_err(|_| {
         Problem::invalid(
             field,
             "must be the id of an event, such as 42.3, or a log index, such as 42",
@@ -124,16 +137,32 @@ fn requested_position(query: &Query, headers: &HeaderMap) -> Result<Option<Posit
     })
 }
 
-/// Waits until this node has applied the position that the reader saw on another node.
-async fn wait_until_applied(app: &App, asked: Position) -> Result<(), HandlerError> {
+/// Waits until this node has applied the position that the reader saw on another node. A position after the end of the
+/// log is refused: nobody can have seen it.
+async fn wait_until_applied(
+    app: &App,
+    asked: Position,
+    field: &'static str,
+) -> Result<(), HandlerError> {
     if asked.index() <= app.table.feed.last_index() {
         return Ok(());
+    }
+    // A leader knows the end of the log at once.
+    if let Ok(end) = app.node.read_barrier().await
+        && end < asked.index()
+    {
+        return Err(after_the_end(field, asked, end).into());
     }
     let reached = app.node.wait_applied(asked.index(), CATCH_UP_TIMEOUT).await;
     reached
         .map(|_| ())
         .map_err(|error| match HandlerError::from(error) {
             HandlerError::Problem(problem) => HandlerError::Problem(problem),
+            HandlerError::NotLeader | HandlerError::OutcomeUnknown(_)
+                if matches!(app.node.readiness(), Readiness::Ready { .. }) =>
+            {
+                after_the_end(field, asked, app.node.applied_index()).into()
+            }
             HandlerError::NotLeader | HandlerError::OutcomeUnknown(_) => {
                 HandlerError::Problem(Problem::new(
                     Code::Timeout,

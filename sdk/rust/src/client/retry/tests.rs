@@ -341,4 +341,22 @@ fn opening_a_stream_goes_round_the_masters_and_gives_up_after_whole_rounds() {
         NextStep::Fail(Error::NoCluster { tried }) => assert_eq!(tried.len(), 2),
         step => panic!("{step:?}"),
     }
+    // A cluster that answers with a reason is no cluster that cannot be reached.
+    let problem = |code: &str| {
+        let json = format!(r#"{{"status":503,"code":"{code}","title":"t","detail":"d"}}"#);
+        Box::new(serde_json::from_str::<Problem>(&json).expect("a problem"))
+    };
+    for (codes, expected) in [
+        (["unavailable", "no_leader"], Some("unavailable")),
+        (["no_leader", "no_leader"], None),
+    ] {
+        for code in codes {
+            attempts.refused_with(problem(code));
+        }
+        match (attempts.next(1_000 * MS), expected) {
+            (NextStep::Fail(Error::Api(problem)), Some(code)) => assert_eq!(problem.code, code),
+            (NextStep::Fail(Error::NoCluster { .. }), None) => {}
+            (step, _) => panic!("{codes:?}: {step:?}"),
+        }
+    }
 }

@@ -11,6 +11,8 @@ import os
 import signal
 from types import FrameType
 
+from triarch.worker.process.title import set_title
+
 #: Signals that are about the init process itself, or that no handler receives.
 _OWN = {
     signal.SIGCHLD,
@@ -39,6 +41,8 @@ def run_under_init() -> None:
             os.setpgid(0, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
+
+    set_title("triarch-init")
 
     def pass_on(number: int, _: FrameType | None) -> None:
         with contextlib.suppress(OSError):
