@@ -134,7 +134,8 @@ pub fn build(app: App) -> anyhow::Result<Router> {
         .merge(worker_routes)
         .split_for_parts();
     description.merge(described);
-    let document = openapi::serialize(&openapi::complete(description))
+    let document = openapi::complete(description)
+        .and_then(|document| openapi::serialize(&document))
         .context("cannot generate the OpenAPI document")?;
     let document_route = document_route
         .layer(Extension(document))

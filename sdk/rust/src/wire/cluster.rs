@@ -37,6 +37,7 @@ pub struct ClusterStatus {
     /// table does not go back by itself. After most clocks were ahead, it stays ahead until `POST
     /// /v1/cluster/set-time-back`.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub table_ahead_ms: u64,
     /// Reason for which the other nodes refuse every message of the responding node: it was removed from the cluster,
     /// or another process runs on a copy of its data directory. Absent while they accept its messages.
@@ -162,6 +163,7 @@ pub struct Restored {
     /// Whether the backup had been restored before. Nothing was changed then, and the jobs and tasks that came since are
     /// counted too.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub repeated: bool,
 }
 

@@ -96,6 +96,7 @@ pub struct Submitted {
     pub tasks: Vec<String>,
     /// Whether an earlier submission with the same key created the job.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub duplicate: bool,
 }
 
@@ -156,17 +157,20 @@ pub struct Job {
     pub id: String,
     /// Name as submitted; empty if it has none.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub name: String,
     /// State of the job.
     pub state: JobState,
     /// Number of its tasks in each state; states without tasks may be absent.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub counts: BTreeMap<TaskState, u64>,
     /// Idempotency key as submitted.
     #[serde(default)]
     pub idempotency_key: Option<String>,
     /// Effect of a failed task on the others, as submitted.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub on_failure: OnFailure,
     /// Time at which the submission was applied.
     pub created_at: Timestamp,

@@ -70,6 +70,7 @@ pub struct SendOutputAnswer {
     /// Progress of the leader for each attempt in the request. An attempt is absent if its lease is not, or no longer,
     /// held by this worker.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub attempts: Vec<OutputEnds>,
     /// Chunks of the request that were wrong. They were dropped or repaired, and all others were taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

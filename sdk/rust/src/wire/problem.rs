@@ -11,9 +11,11 @@ pub const CONTENT_TYPE: &str = "application/problem+json";
 pub struct Problem {
     /// URI of the problem type.
     #[serde(rename = "type", default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub kind: String,
     /// Title of the problem type; the same for every problem of the type.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub title: String,
     /// HTTP status.
     pub status: u16,
@@ -21,6 +23,7 @@ pub struct Problem {
     pub code: String,
     /// Description of this occurrence: what is wrong with the request.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub detail: String,
     /// Name of the invalid field of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]

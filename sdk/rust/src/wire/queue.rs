@@ -16,17 +16,20 @@ pub struct Queue {
     pub delayed: u64,
     /// Number of waiting tasks, which wait for other tasks of their job.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub waiting: u64,
     /// Number of running tasks.
     pub running: u64,
     /// Number of dead letters: failed tasks that are still kept.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub failed: u64,
     /// Time in ms that the oldest task ready to start has waited for a worker; `null` if there is none.
     #[serde(default)]
     pub oldest_ms: Option<u64>,
     /// Whether the queue is paused, so that no task of it starts.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub paused: bool,
     /// Maximum concurrent tasks.
     #[serde(default)]
@@ -42,9 +45,11 @@ pub struct Queue {
     pub max_depth: Option<u64>,
     /// Weight of the queue where several queues compete for workers.
     #[serde(default = "one")]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub weight: u32,
     /// Choice among several workers that could run a task.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub placement: Placement,
     /// Time in ms for which finished jobs are kept.
     #[serde(default)]

@@ -123,7 +123,7 @@ pub struct Schedule {
     pub created_at: Timestamp,
     /// Job that each tick submits; present only in responses about a single schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<SubmitJob>))]
     pub job: Option<Box<RawValue>>,
     /// Next few ticks; present only in responses about a single schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -245,21 +245,27 @@ pub struct Task {
     pub state: TaskState,
     /// Priority from 0 to 9; higher runs first.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub priority: u8,
     /// Number of the latest attempt; 0 before the first.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub attempt: u32,
     /// Maximum attempts that fail or time out.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub max_attempts: u32,
     /// Number of attempts that failed or timed out since submission or the last requested retry.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub failures: u32,
     /// Maximum attempts lost with their worker.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub max_losses: u32,
     /// Number of attempts lost since submission or the last requested retry.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub losses: u32,
     /// Id of the worker of the latest attempt.
     #[serde(default)]
@@ -463,9 +469,11 @@ pub struct EndedTasks {
     pub ended: Vec<EndedTask>,
     /// Ids of tasks that do not exist, or no longer.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub missing: Vec<String>,
     /// Whether more of the tasks are terminal than fit into one response; request the others again.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub more: bool,
 }
 

@@ -127,15 +127,19 @@ pub struct PollAnswer {
     pub unreadable: Vec<UnreadableTask>,
     /// One verdict for each result sent, in the same order.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub results: Vec<ResultAcknowledgement>,
     /// Ids of tasks to stop because they were cancelled.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub cancel: Vec<String>,
     /// Ids of tasks to stop because their leases are no longer held by this worker.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub lost: Vec<String>,
     /// Whether the worker must take no more tasks, finish its running attempts, and leave.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub drain: bool,
     /// Parts of the request that were wrong. They were dropped or repaired, and everything else was processed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -234,7 +238,7 @@ pub struct LeasedTask {
     pub payload: Option<Box<RawValue>>,
     /// Results of the tasks it depends on, by their keys.
     #[serde(default)]
-    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, serde_json::Value>))]
+    #[cfg_attr(feature = "openapi", schema(required, value_type = std::collections::BTreeMap<String, serde_json::Value>))]
     pub inputs: BTreeMap<String, Box<RawValue>>,
     /// Number of the attempt, from 1.
     pub attempt: u32,
@@ -301,12 +305,15 @@ pub struct Load {
 pub struct HeartbeatAnswer {
     /// Ids of tasks to stop because they were cancelled.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub cancel: Vec<String>,
     /// Ids of tasks to stop because their leases are no longer held by this worker.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub lost: Vec<String>,
     /// Whether the worker must take no more tasks, finish its running attempts, and leave.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub drain: bool,
     /// Time in ms until the next heartbeat. With many workers it is longer than the one in the response to the
     /// registration.
@@ -403,6 +410,7 @@ pub struct LeaveAnswer {
     pub id: String,
     /// Number of leases that were returned to their queues.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub returned: u64,
 }
 
@@ -474,24 +482,31 @@ pub struct Worker {
     pub quarantined_until: Option<Timestamp>,
     /// Number of different tasks that failed on it since its last success; at most 5.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub failing: u64,
     /// Queues from which it takes tasks.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub queues: Vec<String>,
     /// Kinds of tasks that it runs.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub kinds: Vec<String>,
     /// Maximum concurrent attempts.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub slots: u32,
     /// Number of running attempts.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub running: u32,
     /// Labels of the worker.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub labels: BTreeMap<String, String>,
     /// Total amounts of its resources.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub resources: BTreeMap<String, u64>,
     /// Load of its machine, as last reported to the leader.
     #[serde(default)]

@@ -1,5 +1,6 @@
 //! Parts common to many operations, added to the document that was gathered from the routes: refusals and headers.
 
+use serde_json::Value;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::schema::{KnownFormat, Object, SchemaFormat};
 use utoipa::openapi::{
@@ -7,13 +8,18 @@ use utoipa::openapi::{
     ResponseBuilder, Schema, Type,
 };
 
+use super::shape::shape;
 use crate::server::http::browser_guard::PROBES;
 use crate::server::protocol::headers::{INDEX, MIN_INDEX, REQUEST_ID};
 use crate::server::protocol::problem::{Code, PROBLEM_JSON};
 use crate::server::protocol::validate::NAME_BYTES_MAX;
 
 /// Completes the document that was gathered from the routes.
-pub fn complete(mut gathered: OpenApi) -> OpenApi {
+///
+/// # Errors
+///
+/// Fails if the document cannot be serialized.
+pub fn complete(mut gathered: OpenApi) -> serde_json::Result<Value> {
     gathered.info = Info::new("Triarch", env!("CARGO_PKG_VERSION"));
     gathered.info.description = Some(
         "HTTP interface of a replicated task master. Every node accepts every request. A follower forwards requests of \
@@ -37,7 +43,9 @@ pub fn complete(mut gathered: OpenApi) -> OpenApi {
             code.enum_values = Some(words);
         }
     }
-    gathered
+    let mut document = serde_json::to_value(&gathered)?;
+    shape(&mut document);
+    Ok(document)
 }
 
 /// Returns the operations of a path, by method.

@@ -5,8 +5,8 @@ use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
+use serde_json::Value;
 use triarch_sdk::wire;
-use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -53,6 +53,6 @@ async fn openapi(Extension(Document(document)): Extension<Document>) -> Response
 }
 
 /// Serializes the document.
-pub fn serialize(document: &OpenApi) -> serde_json::Result<Document> {
+pub fn serialize(document: &Value) -> serde_json::Result<Document> {
     Ok(Document(Bytes::from(serde_json::to_vec(document)?)))
 }
