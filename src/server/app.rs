@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use triarch_raft::{Committed, ProposeOptions};
+use triarch_raft::{Committed, Level, ProposeOptions};
 use triarch_table::{Command, Reply};
 
 use super::http::admission::AdmissionControl;
@@ -140,11 +140,30 @@ impl App {
         command: &Command,
         options: ProposeOptions,
     ) -> Result<(u64, Reply), HandlerError> {
+        self.check_level(command)?;
         accepted(
             self.node
                 .propose(self.table.encode(command), options)
                 .await?,
         )
+    }
+
+    /// Checks that every member of the cluster understands a command. The level only rises, so this holds for good.
+    fn check_level(&self, command: &Command) -> Result<(), Problem> {
+        if self.table.level() > Level::ONE {
+            return Ok(());
+        }
+        let Some(field) = command.part_of_level_2() else {
+            return Ok(());
+        };
+        let detail = format!(
+            "{field} needs level 2 of the cluster's formats, and the cluster has level 1: nothing was done. Upgrade the \
+             program of every master, then run triarch cluster upgrade"
+        );
+        Err(Problem::new(Code::NodeTooOld, detail)
+            .with("field", field)
+            .with("level", Level::ONE.number())
+            .with("needed", Level::TWO.number()))
     }
 
     /// Checks that the table has memory for a body that adds tasks. Only the leader checks, before it proposes. Apply

@@ -380,6 +380,45 @@ fn every_variant_is_among_them() {
     }
 }
 
+/// Returns examples of what only clusters of level 2 have in their logs.
+fn commands_of_level_2() -> Vec<(&'static str, Command)> {
+    let (task, worker, token) = (TaskId::at(6, 2), WorkerId::at(7, 3), Token(8));
+    vec![(
+        "report_retry_after",
+        Command::Report {
+            worker,
+            results: vec![
+                TaskReport {
+                    task,
+                    token,
+                    outcome: ReportedOutcome::Returned,
+                },
+                TaskReport {
+                    task,
+                    token,
+                    outcome: ReportedOutcome::FailedRetryAfter {
+                        error: Bytes::from_static(b"{\"type\":\"Busy\"}"),
+                        retry_after_ms: 90_000,
+                    },
+                },
+            ],
+        },
+    )]
+}
+
+#[test]
+fn what_level_1_does_not_understand_is_named_and_nothing_else() {
+    for (name, command) in commands() {
+        // This command is as a whole of level 2.
+        let expected = (name == "set_time_back").then(|| "the new time".to_owned());
+        assert_eq!(command.part_of_level_2(), expected, "{name}");
+    }
+    let parts = commands_of_level_2()
+        .into_iter()
+        .map(|(_, command)| command.part_of_level_2().expect("a part of level 2"));
+    assert_eq!(parts.collect::<Vec<_>>(), ["results[1].retry_after_ms"]);
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -391,9 +430,21 @@ fn bytes(hex: &str) -> Vec<u8> {
 
 #[test]
 fn version_1_reads_and_writes_as_ever() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/commands.v1.txt");
+    assert_golden("commands.v1.txt", commands());
+}
+
+#[test]
+fn commands_of_level_2_read_and_write_as_ever() {
+    assert_golden("commands.level-2.txt", commands_of_level_2());
+}
+
+/// Compares commands with the bytes in a golden file, both ways.
+fn assert_golden(file: &str, commands: Vec<(&'static str, Command)>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(file);
     if !path.exists() {
-        let lines = commands()
+        let lines = commands
             .into_iter()
             .map(|(name, command)| format!("{name} {}\n", hex(&encode_command(&command))));
         std::fs::write(&path, lines.collect::<String>()).expect("writable");
@@ -407,7 +458,6 @@ fn version_1_reads_and_writes_as_ever() {
         .lines()
         .map(|line| line.split_once(' ').expect("name and bytes"))
         .collect();
-    let commands = commands();
     assert_eq!(lines.len(), commands.len());
     for ((name, line), (expected_name, command)) in lines.into_iter().zip(commands) {
         assert_eq!(name, expected_name);
@@ -423,7 +473,7 @@ fn version_1_reads_and_writes_as_ever() {
 #[test]
 fn bytes_that_are_no_command_are_refused() {
     assert_eq!(decode_command(&[]), Err(CodecError::Empty));
-    for (name, command) in commands() {
+    for (name, command) in commands().into_iter().chain(commands_of_level_2()) {
         let bytes = encode_command(&command);
         assert_eq!(bytes[0], VERSION, "{name}");
         let longer = [&bytes[..], &[0, 0]].concat();

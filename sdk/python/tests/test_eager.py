@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from triarch import GiveUp, NotFound, SerializationError, TaskFailed, Triarch, current
+from triarch import GiveUp, NotFound, Retry, SerializationError, TaskFailed, Triarch, UsageError, current
 from triarch._http.policy import Request
 from triarch.testing import eager
 
@@ -59,6 +61,33 @@ def test_failures_are_retried_and_raised(app: Triarch) -> None:
         with pytest.raises(TaskFailed):
             fails.delay("for good").result(timeout=5)
         assert attempts == [1]
+
+
+def test_a_retry_with_a_delay_counts_as_an_attempt_and_shows_its_cause(app: Triarch) -> None:
+    attempts: list[int] = []
+
+    @app.task(max_attempts=2)
+    def fails(message: str) -> None:
+        attempts.append(current().attempt)
+        try:
+            raise ValueError("the cause")
+        except ValueError as error:
+            raise Retry(message, after=timedelta(hours=1)) from error
+
+    with eager(app):
+        for message, type in (("", "ValueError"), ("later", "triarch.errors.Retry")):
+            with pytest.raises(TaskFailed) as failed:
+                fails.delay(message).result(timeout=5)
+            assert failed.value.type == type
+        assert attempts == [1, 2, 1, 2]
+
+
+def test_a_retry_takes_a_bounded_time_and_can_be_pickled() -> None:
+    for wrong in (-1, float("nan"), float("inf"), "soon", None, timedelta(days=3661), 10**400):
+        with pytest.raises(UsageError, match="after is"):
+            Retry(after=wrong)  # type: ignore[arg-type]
+    copy = pickle.loads(pickle.dumps(Retry("later", after=timedelta(minutes=1.5))))
+    assert (str(copy), copy.after_s) == ("later", 90.0)
 
 
 def test_results_are_passed_to_the_next_step(app: Triarch) -> None:

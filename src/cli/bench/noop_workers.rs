@@ -101,6 +101,7 @@ impl BenchRun<'_> {
                 result: None::<Box<RawValue>>,
                 error: None,
                 retryable: None,
+                retry_after_ms: None,
             });
         }
         let headers = pending.headers.iter().flatten();

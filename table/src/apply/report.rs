@@ -7,7 +7,7 @@ use crate::command::event::Event;
 use crate::command::reply::{Reply, ReportDecision};
 use crate::command::{ReportedOutcome, TaskReport};
 use crate::records::task::{AttemptEnd, Task};
-use crate::rules::attempt::AttemptOutcome;
+use crate::rules::attempt::{AttemptOutcome, Retry};
 use crate::table::Table;
 use crate::types::ids::WorkerId;
 
@@ -42,9 +42,21 @@ impl Table {
         {
             let outcome = match result.outcome {
                 ReportedOutcome::Succeeded { result } => AttemptOutcome::Succeeded { result },
-                ReportedOutcome::Failed { error, retryable } => {
-                    AttemptOutcome::Failed { error, retryable }
-                }
+                ReportedOutcome::Failed { error, retryable } => AttemptOutcome::Failed {
+                    error,
+                    retry: if retryable {
+                        Retry::AfterBackoff
+                    } else {
+                        Retry::Never
+                    },
+                },
+                ReportedOutcome::FailedRetryAfter {
+                    error,
+                    retry_after_ms,
+                } => AttemptOutcome::Failed {
+                    error,
+                    retry: Retry::AfterMs(retry_after_ms),
+                },
                 ReportedOutcome::Returned => AttemptOutcome::Returned,
             };
             self.end_attempt(result.task, outcome, events);
@@ -76,12 +88,16 @@ fn decision_on_ended_lease(task: &Task, worker: WorkerId, result: &TaskReport) -
     }
     match (&ended.end, &result.outcome) {
         (AttemptEnd::Succeeded, ReportedOutcome::Succeeded { .. })
-        | (AttemptEnd::Failed { .. }, ReportedOutcome::Failed { .. })
+        | (
+            AttemptEnd::Failed { .. },
+            ReportedOutcome::Failed { .. } | ReportedOutcome::FailedRetryAfter { .. },
+        )
         | (AttemptEnd::Returned, ReportedOutcome::Returned) => ReportDecision::Accepted,
         (
             AttemptEnd::Succeeded | AttemptEnd::Failed { .. } | AttemptEnd::Cancelled,
             ReportedOutcome::Succeeded { .. }
             | ReportedOutcome::Failed { .. }
+            | ReportedOutcome::FailedRetryAfter { .. }
             | ReportedOutcome::Returned,
         ) if task.state().is_terminal() => ReportDecision::AlreadyFinished,
         (
@@ -94,6 +110,7 @@ fn decision_on_ended_lease(task: &Task, worker: WorkerId, result: &TaskReport) -
             | AttemptEnd::Cancelled,
             ReportedOutcome::Succeeded { .. }
             | ReportedOutcome::Failed { .. }
+            | ReportedOutcome::FailedRetryAfter { .. }
             | ReportedOutcome::Returned,
         ) => ReportDecision::StaleToken,
     }

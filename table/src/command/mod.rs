@@ -5,6 +5,7 @@
 
 pub mod codec;
 pub mod event;
+mod level_2;
 pub mod reply;
 pub(crate) mod validate;
 
@@ -539,4 +540,12 @@ pub enum ReportedOutcome {
     },
     /// The worker returns the task unfinished, because it drains; counts as nothing.
     Returned,
+    /// The attempt failed, and the task itself chose the delay before the next one. Clusters of level 1 have no such
+    /// outcome.
+    FailedRetryAfter {
+        /// Raw JSON text of the error object.
+        error: Bytes,
+        /// Delay before the next attempt, in ms. It replaces the back-off, and gives no attempt more.
+        retry_after_ms: u64,
+    },
 }

@@ -14,11 +14,22 @@ use crate::rules::backoff::backoff_ms;
 use crate::table::Table;
 use crate::types::ids::{TaskId, Token, WorkerId};
 
+/// What follows a failure, while attempts are left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// Another attempt, after the back-off.
+    AfterBackoff,
+    /// Another attempt, after a delay that the task chose.
+    AfterMs(u64),
+    /// No other attempt.
+    Never,
+}
+
 /// Outcome with which an attempt ends.
 #[derive(Debug)]
 pub(crate) enum AttemptOutcome {
     Succeeded { result: Bytes },
-    Failed { error: Bytes, retryable: bool },
+    Failed { error: Bytes, retry: Retry },
     TimedOut,
     Lost,
     LeaseExpired,
@@ -102,6 +113,7 @@ impl Table {
         let policy = task.spec.policy.clone();
         let (mut failures, mut losses) = (task.failures, task.losses);
         let tried = !matches!(outcome, AttemptOutcome::Returned);
+        let mut chosen_delay_ms = None;
 
         let (attempt_end, life) = match outcome {
             AttemptOutcome::Succeeded { result } => (
@@ -111,9 +123,12 @@ impl Table {
                     finished_ms: now_ms,
                 }),
             ),
-            AttemptOutcome::Failed { error, retryable } => {
+            AttemptOutcome::Failed { error, retry } => {
                 failures += 1;
-                let given_up = !retryable || failures >= policy.max_attempts;
+                if let Retry::AfterMs(delay_ms) = retry {
+                    chosen_delay_ms = Some(delay_ms);
+                }
+                let given_up = retry == Retry::Never || failures >= policy.max_attempts;
                 let life = given_up.then(|| Life::Failed {
                     error: error.clone(),
                     finished_ms: now_ms,
@@ -162,14 +177,9 @@ impl Table {
                 }),
             ),
         };
-        let life = life.unwrap_or_else(|| match backoff_ms(&policy.backoff, id, failures) {
-            0 => Life::Queued {
-                position: self.next_position(),
-            },
-            wait_ms => Life::Delayed {
-                until_ms: now_ms.saturating_add(wait_ms),
-            },
-        });
+        let delay_ms =
+            || chosen_delay_ms.unwrap_or_else(|| backoff_ms(&policy.backoff, id, failures));
+        let life = life.unwrap_or_else(|| self.ready_from(now_ms.saturating_add(delay_ms())));
 
         let worker_succeeded = match &attempt_end {
             AttemptEnd::Succeeded => Some(true),

@@ -12,6 +12,7 @@
 //! grant t1-0:w2-0 …
 //! end t1-0 3.0 expired|returned|timed_out
 //! report w2-0 / t1-0 3.0 succeeded [1] / t1-1 3.1 failed {} / t1-2 3.2 failed_for_good {} / t1-3 3.3 returned
+//! report w2-0 / t1-0 3.0 failed_retry_after=500 {}
 //! advance
 //! queue mail [paused=yes|no max_running=2|none rate=10:5|none max_depth= weight= placement=pack retain_ms= retain_jobs=]
 //! schedule s [next= cron= zone= forbid catch_up=none|one|all paused name= …as submit] / exec … / …
@@ -516,7 +517,13 @@ fn report(rest: &str) -> Parsed<Command> {
                 retryable: false,
             },
             "returned" => ReportedOutcome::Returned,
-            other => return Err(format!("{other:?} is no status")),
+            other => match other.strip_prefix("failed_retry_after=") {
+                Some(retry_after_ms) => ReportedOutcome::FailedRetryAfter {
+                    error: body,
+                    retry_after_ms: number(retry_after_ms)?,
+                },
+                None => return Err(format!("{other:?} is no status")),
+            },
         };
         Ok(TaskReport {
             task,

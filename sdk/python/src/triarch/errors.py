@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Refused",
     "RemoteError",
     "ResultTimeout",
+    "Retry",
     "SerializationError",
     "SoftTimeout",
     "StaleToken",
@@ -45,6 +47,9 @@ __all__ = [
     "UnknownWorker",
     "UsageError",
 ]
+
+
+_RETRY_AFTER_S_MAX = 10 * 366 * 24 * 3600
 
 
 class TriarchError(Exception):
@@ -113,6 +118,31 @@ class SerializationError(TriarchError, TypeError):
 
 class GiveUp(TriarchError):
     """Raised by a task's own code when the task failed and must not be attempted again."""
+
+
+class Retry(TriarchError):
+    """Raised by a task's own code when the attempt failed and the next one is to begin after a time of its choosing.
+
+    ``after`` is that time, in seconds or as a :class:`~datetime.timedelta`, at most ten years. It replaces the back-off of
+    the task. The attempt counts as failed, so a task that has used up ``max_attempts`` fails.
+    """
+
+    def __init__(self, message: str = "", *, after: float | timedelta) -> None:
+        try:
+            seconds = after.total_seconds() if isinstance(after, timedelta) else float(after)
+        except (TypeError, ValueError, OverflowError):
+            seconds = -1.0
+        if not 0 <= seconds <= _RETRY_AFTER_S_MAX:
+            raise UsageError(f"after is {after!r:.200}; give a time in seconds from 0 to {_RETRY_AFTER_S_MAX:,} (ten years)")
+        self.after_s = seconds
+        super().__init__(*((message,) if message else ()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt_retry, (type(self), str(self), self.after_s)
+
+
+def _rebuilt_retry(type: type[Retry], message: str, after_s: float) -> Retry:
+    return type(message, after=after_s)
 
 
 class SoftTimeout(TriarchError):

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from triarch import GiveUp, SoftTimeout, TaskStopped, Triarch, current
+from triarch import GiveUp, Retry, SoftTimeout, TaskStopped, Triarch, current
 
 app = Triarch()
 
@@ -180,6 +180,12 @@ def gives_up(how: str) -> None:
     if how == "raise":
         raise GiveUp("it makes no sense")
     print(1 // 0)
+
+
+@app.task(max_attempts=2, backoff=3600)
+def asks_for_a_delay(after_s: float) -> None:
+    note("tried", f"{current().attempt} {time.time()}")
+    raise Retry("busy", after=after_s)
 
 
 @app.task(max_attempts=1)

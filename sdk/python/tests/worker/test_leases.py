@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,6 +79,24 @@ def test_a_result_that_is_too_large_is_reported_as_a_failure() -> None:
     (again,) = leases.take_results(with_work=False)
     report = json.loads(again.result or b"")
     assert (report["status"], report["error"]["type"], report["retryable"]) == ("failed", "result_too_large", False)
+
+
+@pytest.mark.parametrize("refused_as_a_whole", [False, True])
+def test_a_master_that_knows_no_delay_gets_the_same_failure_without_it(refused_as_a_whole: bool) -> None:
+    leases, (one, *_) = _leases(1)
+    leases.end(one, replace(failure("triarch.errors.Retry", "busy"), retry_after_ms=500))
+    (sent,) = leases.take_results(with_work=False)
+    assert json.loads(sent.result or b"")["retry_after_ms"] == 500
+    if refused_as_a_whole:
+        leases.refused([sent], "unknown field")
+    else:
+        leases.settle([sent], [{"task": "t0", "accepted": False, "code": "invalid_request"}])
+    (again,) = leases.take_results(with_work=False)
+    report = json.loads(again.result or b"")
+    assert (report["status"], report["error"]["message"], report["retryable"]) == ("failed", "busy", True)
+    assert "retry_after_ms" not in report
+    leases.settle([again], _accepted([again]))
+    assert leases.is_idle
 
 
 def test_a_report_that_is_refused_is_taken_apart() -> None:

@@ -62,6 +62,19 @@ def test_a_failure_that_is_not_retryable_gets_no_other_attempt(bench: Bench, how
 
 
 @pytest.mark.parametrize("pool", POOLS)
+def test_a_task_chooses_the_delay_before_its_next_attempt_and_gets_no_attempt_more(bench: Bench, pool: str) -> None:
+    bench.worker(concurrency=1, pool=pool)
+    wait_until(lambda: bench.app.cluster.status()["level"] == 2, 30, "the cluster to have level 2")
+    with pytest.raises(TaskFailed) as failed:
+        bench.submit("asks_for_a_delay", 0.5).result(timeout=30)
+    assert (failed.value.type, failed.value.message) == ("triarch.errors.Retry", "busy")
+    (first, began), (second, again) = (line.split() for line in bench.lines("tried"))
+    assert (first, second) == ("1", "2")
+    # The back-off would be an hour.
+    assert 0.5 <= float(again) - float(began)
+
+
+@pytest.mark.parametrize("pool", POOLS)
 def test_progress_and_output_can_be_watched(bench: Bench, pool: str) -> None:
     bench.worker(concurrency=1, pool=pool)
     handle = bench.submit("talks")

@@ -356,6 +356,10 @@ pub struct TaskResult {
     /// Whether a failed attempt may be retried. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retryable: Option<bool>,
+    /// Delay in ms before the attempt that follows a failed one. It replaces the back-off of the task, and gives the task no
+    /// attempt more. At most ten years.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 /// Status of a reported attempt.

@@ -150,7 +150,9 @@ impl AttemptRegistry {
                     );
                 }
             }
-            Outcome::Succeeded(_) | Outcome::Failed { .. } => self.pause().reset(Instant::now()),
+            Outcome::Succeeded(_) | Outcome::Failed { .. } | Outcome::RetryAfter { .. } => {
+                self.pause().reset(Instant::now());
+            }
             Outcome::Stopped => {}
         }
         let mut held = self.lock();
@@ -384,6 +386,12 @@ impl ResultBatch {
                 Some(ResultAcknowledgement { accepted: true, .. }) => {
                     held.remove(&key);
                 }
+                Some(ResultAcknowledgement { code, .. })
+                    if code.as_deref() == Some(INVALID)
+                        && held.get_mut(&key).is_some_and(Attempt::without_delay) =>
+                {
+                    self.keys.push(key);
+                }
                 Some(ResultAcknowledgement { code, detail, .. })
                     if matches!(code.as_deref(), Some(TOO_LARGE | INVALID)) =>
                 {
@@ -459,6 +467,9 @@ impl ResultBatch {
             let Some(attempt) = held.get_mut(key) else {
                 continue;
             };
+            if single && attempt.without_delay() {
+                continue;
+            }
             let Phase::Ended {
                 result,
                 alone,
@@ -509,6 +520,15 @@ impl Drop for ResultBatch {
 }
 
 impl Attempt {
+    /// Removes the delay before the next attempt from a refused result. Masters of versions before the delay refuse it, and
+    /// the failure counts with the back-off then.
+    fn without_delay(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::Ended { result, .. } => result.retry_after_ms.take().is_some(),
+            Phase::Running(_) => false,
+        }
+    }
+
     /// Replaces a result that cannot be kept by a failure, once only.
     fn replace(&mut self, failure: TaskResult) -> bool {
         match &mut self.phase {

@@ -33,6 +33,14 @@ pub enum Outcome {
         /// Whether another attempt may succeed.
         retryable: bool,
     },
+    /// The attempt failed, and the next one is to begin after this delay instead of the task's back-off. It counts as a
+    /// failure: a task that has used up its attempts is not tried again.
+    RetryAfter {
+        /// A JSON object, by custom with `type`, `message` and `traceback`.
+        error: Box<RawValue>,
+        /// Delay before the next attempt.
+        delay: Duration,
+    },
     /// The attempt was stopped because the context asked for it. Nothing is reported.
     Stopped,
     /// The attempt could not begin for a want of this worker, such as memory or file descriptors. Its lease is returned,
@@ -69,6 +77,14 @@ impl Outcome {
         Outcome::Failed {
             error: error_object(kind, message),
             retryable: true,
+        }
+    }
+
+    /// Returns a failure after which the next attempt begins after this delay, instead of the task's back-off.
+    pub fn retry_after(kind: &str, message: &str, delay: Duration) -> Self {
+        Outcome::RetryAfter {
+            error: error_object(kind, message),
+            delay,
         }
     }
 

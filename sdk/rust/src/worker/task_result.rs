@@ -27,11 +27,15 @@ pub(super) fn task_result(
             result,
             error: None,
             retryable: None,
+            retry_after_ms: None,
         }),
         // It failed because the worker stopped it for its own sake, which is no failure of the task. Its lease goes
         // back when the worker leaves.
         (
-            Outcome::Failed { .. } | Outcome::Stopped | Outcome::Returned { .. },
+            Outcome::Failed { .. }
+            | Outcome::RetryAfter { .. }
+            | Outcome::Stopped
+            | Outcome::Returned { .. },
             Some(StopReason::ShuttingDown),
         ) => None,
         (Outcome::Returned { .. }, None | Some(StopReason::TimedOut)) => Some(TaskResult {
@@ -41,9 +45,17 @@ pub(super) fn task_result(
             result: None,
             error: None,
             retryable: None,
+            retry_after_ms: None,
         }),
         (Outcome::Failed { error, retryable }, None | Some(StopReason::TimedOut)) => {
             Some(failure(key, error, retryable))
+        }
+        (Outcome::RetryAfter { error, delay }, None | Some(StopReason::TimedOut)) => {
+            let retry_after_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            Some(TaskResult {
+                retry_after_ms: Some(retry_after_ms),
+                ..failure(key, error, true)
+            })
         }
         (Outcome::Stopped, Some(StopReason::TimedOut)) => Some(failure(
             key,
@@ -66,6 +78,7 @@ pub(super) fn failure(key: &LeaseKey, error: Box<RawValue>, retryable: bool) -> 
         result: None,
         error: Some(error),
         retryable: Some(retryable),
+        retry_after_ms: None,
     }
 }
 

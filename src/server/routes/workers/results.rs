@@ -18,6 +18,9 @@ use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::problem::{Code, Problem};
 
+/// Maximum delay that a task may choose for its next attempt: ten years, as for other delays.
+const RETRY_AFTER_MS_MAX: u64 = 10 * 366 * 24 * 3_600_000;
+
 /// Proposes results. A result that is wrong, or over its bound, costs only itself.
 pub async fn record_results(
     app: &App,
@@ -205,11 +208,43 @@ fn outcome(
             } else {
                 text(&result.error)
             };
-            ReportedOutcome::Failed {
-                error,
-                retryable: result.retryable.unwrap_or(true),
+            let retryable = result.retryable.unwrap_or(true);
+            match retry_after_ms(app, result, retryable, position, problems) {
+                Some(retry_after_ms) => ReportedOutcome::FailedRetryAfter {
+                    error,
+                    retry_after_ms,
+                },
+                None => ReportedOutcome::Failed { error, retryable },
             }
         }
         wire::ReportStatus::Returned => ReportedOutcome::Returned,
     })
+}
+
+/// Returns the delay that a failed task chose for its next attempt. One that cannot be kept costs itself and not the failure.
+fn retry_after_ms(
+    app: &App,
+    result: &wire::TaskResult,
+    retryable: bool,
+    position: usize,
+    problems: &PartProblems,
+) -> Option<u64> {
+    let given_ms = result.retry_after_ms?;
+    let field = || format!("results[{position}].retry_after_ms");
+    if !retryable {
+        let detail = "was dropped: the failure is not retryable";
+        problems.add(field(), detail.to_owned());
+        return None;
+    }
+    if app.table.level() == Level::ONE {
+        let detail = "was dropped, and the back-off of the task applies: the cluster has level 1, and a delay needs \
+                      level 2 (triarch cluster upgrade)";
+        problems.add(field(), detail.to_owned());
+        return None;
+    }
+    if given_ms > RETRY_AFTER_MS_MAX {
+        let detail = format!("is {given_ms}; the limit is {RETRY_AFTER_MS_MAX}, which was taken");
+        problems.add(field(), detail);
+    }
+    Some(given_ms.min(RETRY_AFTER_MS_MAX))
 }

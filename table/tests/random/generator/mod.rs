@@ -462,6 +462,10 @@ impl Generator {
                 0..5 => ReportedOutcome::Succeeded {
                     result: Bytes::from(rng.pick(&["1", "[2,3]", "null", "\"long enough\""])),
                 },
+                5..9 if rng.one_in(4) => ReportedOutcome::FailedRetryAfter {
+                    error: Bytes::from(rng.pick(&["{}", "[4]"])),
+                    retry_after_ms: rng.pick(&[0, 1, 40, 700]),
+                },
                 5..9 => ReportedOutcome::Failed {
                     error: Bytes::from(rng.pick(&["{}", "[4]"])),
                     retryable: !rng.one_in(4),

@@ -9,6 +9,14 @@ use triarch_table::{Reply, TaskId, Token, WorkerId};
 
 use super::Model;
 
+/// What follows a failure, while attempts are left.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Retry {
+    AfterBackoff,
+    AfterMs(u64),
+    Never,
+}
+
 impl Model {
     pub(super) fn grant(&mut self, grants: &[Grant]) -> Reply {
         let mut leases = Vec::new();
@@ -84,25 +92,26 @@ impl Model {
         };
         let (word, error) = match &report.outcome {
             ReportedOutcome::Succeeded { .. } => ("succeeded", None),
-            ReportedOutcome::Failed { error, .. } => ("failed", Some(error.clone())),
+            ReportedOutcome::Failed { error, .. }
+            | ReportedOutcome::FailedRetryAfter { error, .. } => ("failed", Some(error.clone())),
             ReportedOutcome::Returned => ("returned", None),
         };
         if task.holder == Some((worker, report.token)) {
             if let ReportedOutcome::Succeeded { result } = &report.outcome {
                 task.result = Some(result.clone());
             }
-            self.end(
-                report.task,
-                word,
-                error,
-                !matches!(
-                    report.outcome,
-                    ReportedOutcome::Failed {
-                        retryable: false,
-                        ..
-                    }
-                ),
-            );
+            let retry = match report.outcome {
+                ReportedOutcome::Failed {
+                    retryable: false, ..
+                } => Retry::Never,
+                ReportedOutcome::FailedRetryAfter { retry_after_ms, .. } => {
+                    Retry::AfterMs(retry_after_ms)
+                }
+                ReportedOutcome::Failed { .. }
+                | ReportedOutcome::Succeeded { .. }
+                | ReportedOutcome::Returned => Retry::AfterBackoff,
+            };
+            self.end(report.task, word, error, retry);
             return ReportDecision::Accepted;
         }
         let same = |ended: &&(Token, WorkerId, &str, Option<Bytes>)| {
@@ -126,11 +135,11 @@ impl Model {
         id: TaskId,
         word: &'static str,
         error: Option<Bytes>,
-        retryable: bool,
+        retry: Retry,
     ) {
         let (worker, _) = self.tasks[&id].holder.expect("it runs");
         self.close_attempt(id, word, error.clone());
-        self.end_attempt(id, word, error, retryable);
+        self.end_attempt(id, word, error, retry);
         match word {
             "succeeded" => self.record_success(id, worker),
             "failed" | "timed_out" | "lease_expired" => self.record_failure(id, worker),
@@ -139,7 +148,7 @@ impl Model {
     }
 
     /// Moves a task whose attempt has ended to its next state.
-    fn end_attempt(&mut self, id: TaskId, word: &str, error: Option<Bytes>, retryable: bool) {
+    fn end_attempt(&mut self, id: TaskId, word: &str, error: Option<Bytes>, retry: Retry) {
         let now_ms = self.now_ms;
         let task = self.tasks.get_mut(&id).expect("it runs");
         match word {
@@ -156,7 +165,7 @@ impl Model {
             }
             "failed" | "timed_out" => {
                 task.failures += 1;
-                if !retryable || task.failures >= task.new.max_attempts {
+                if retry == Retry::Never || task.failures >= task.new.max_attempts {
                     task.error = Some(error.unwrap_or_else(|| timeout_text(task.new.timeout_ms)));
                     self.put(id, TaskState::Failed);
                     return;
@@ -166,6 +175,9 @@ impl Model {
                 for _ in 1..task.failures {
                     wait_ms =
                         (wait_ms * u64::from(backoff.factor_milli) / 1_000).min(backoff.max_ms);
+                }
+                if let Retry::AfterMs(chosen_ms) = retry {
+                    wait_ms = chosen_ms;
                 }
                 if wait_ms == 0 {
                     self.queue(id);

@@ -24,6 +24,7 @@ use triarch_table::records::task::CancelCause;
 use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{Command, JobId, Limits, Reply, Stamp, TaskId, Token, WorkerId};
 
+use attempts::Retry;
 pub use dependency_graph::{IN_A_CYCLE, is_in_a_cycle};
 use parts::ModelStaged;
 use queues::ModelQueue;
@@ -194,7 +195,7 @@ impl Model {
                             EndReason::Returned => "returned",
                             EndReason::TimedOut => "timed_out",
                         };
-                        self.end(ended.task, word, None, true);
+                        self.end(ended.task, word, None, Retry::AfterBackoff);
                         tasks += 1;
                     }
                 }

@@ -7,6 +7,7 @@ use triarch_table::command::reply::Refusal;
 use triarch_table::types::state::WorkerState;
 use triarch_table::{Reply, TaskId, WorkerId};
 
+use super::attempts::Retry;
 use super::{ApplyResult, Model, ModelWorker, invalid};
 
 impl Model {
@@ -114,7 +115,7 @@ impl Model {
     ) -> u64 {
         let mut ended = 0;
         while let Some(task) = self.held_by(id).first().copied() {
-            self.end(task, word, None, true);
+            self.end(task, word, None, Retry::AfterBackoff);
             ended += 1;
         }
         let worker = self.workers.get_mut(&id).expect("found");

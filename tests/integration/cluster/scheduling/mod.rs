@@ -7,6 +7,7 @@ mod poison_tasks;
 mod queue_limits;
 mod result_acknowledgements;
 mod retention;
+mod retry_after;
 mod schedules;
 mod task_lifecycle;
 mod timers;

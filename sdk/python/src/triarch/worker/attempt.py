@@ -36,11 +36,12 @@ class Phase(enum.Enum):
 
 @dataclass(slots=True)
 class AttemptOutcome:
-    """Outcome of an attempt: `body` is JSON, the result or the error."""
+    """Outcome of an attempt: `body` is JSON, the result or the error. `retry_after_ms` replaces the back-off of the task."""
 
     ok: bool
     body: bytes
     retryable: bool = True
+    retry_after_ms: int | None = None
 
 
 def failure(type: str, message: str, *, retryable: bool = True, **more: Any) -> AttemptOutcome:
@@ -69,6 +70,8 @@ class Attempt:
     progress: float | None = None
     note: str | None = None
     result: bytes | None = None
+    #: The same failure without the delay that it asks for. Masters of earlier versions refuse a result with one.
+    result_without_delay: bytes | None = None
     sent: bool = False
     alone: bool = False
     replaced: bool = False
@@ -139,4 +142,5 @@ def to_report(attempt: Attempt, outcome: AttemptOutcome | None, *, stopped: bool
     if outcome.ok:
         return head + b'"status":"succeeded","result":' + outcome.body + b"}"
     retryable = b"true" if outcome.retryable else b"false"
-    return head + b'"status":"failed","error":' + outcome.body + b',"retryable":' + retryable + b"}"
+    delay = b"" if outcome.retry_after_ms is None else b',"retry_after_ms":%d' % outcome.retry_after_ms
+    return head + b'"status":"failed","error":' + outcome.body + b',"retryable":' + retryable + delay + b"}"

@@ -11,7 +11,7 @@ from typing import Any
 from triarch._values.value_codecs import TYPED_JSON
 from triarch.app import Triarch
 from triarch.arguments import ArgumentCheck
-from triarch.errors import ArgumentsError, GiveUp, PayloadTooLarge, SerializationError, SoftTimeout
+from triarch.errors import ArgumentsError, GiveUp, PayloadTooLarge, Retry, SerializationError, SoftTimeout
 from triarch.options import milliseconds
 from triarch.serialize import Codec, codec, decode_call, encode_error, encode_result
 from triarch.worker.attempt import AttemptOutcome, failure
@@ -105,9 +105,10 @@ class Runner:
             # With the kind of failure as its type, as for an attempt that the worker has to end.
             return AttemptOutcome(False, _encoded(error, type="timeout"), retryable)
         reported = error
-        if isinstance(error, GiveUp) and error.__cause__ is not None and not error.args:
+        if isinstance(error, (GiveUp, Retry)) and error.__cause__ is not None and not error.args:
             reported = error.__cause__
-        return AttemptOutcome(False, _encoded(reported, function.codec), retryable)
+        retry_after_ms = milliseconds(error.after_s, "after") if isinstance(error, Retry) and retryable else None
+        return AttemptOutcome(False, _encoded(reported, function.codec), retryable, retry_after_ms)
 
 
 def _encoded(error: BaseException, codec: Codec | None = None, **more: str) -> bytes:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from triarch._values import json_reader
@@ -141,6 +142,8 @@ class Leases:
                 attempt.phase = Phase.ENDED
                 attempt.payload = attempt.inputs = None  # type: ignore[assignment]  # not needed any more
                 attempt.result = result
+                if outcome is not None and outcome.retry_after_ms is not None:
+                    attempt.result_without_delay = to_report(attempt, replace(outcome, retry_after_ms=None))
                 self._unsettled_bytes += len(result)
                 self._unsent[attempt.key] = attempt
             self._changed.notify_all()
@@ -384,6 +387,8 @@ class Leases:
                     self._drop(one)
                 elif one.is_returned and answer.get("code") == "invalid_request":
                     self._take_back(one)
+                elif answer.get("code") == "invalid_request" and self._remove_delay(one):
+                    self._requeue(one)
                 elif answer.get("code") == "invalid_request" and not one.replaced and not one.disowned:
                     why = f"{answer.get('detail') or 'it is invalid'} (field {answer.get('field') or 'unknown'})"
                     log.warning("the cluster cannot read the result of task %s, so the task fails: %s", one.task, why)
@@ -433,6 +438,8 @@ class Leases:
                 elif one.is_returned:
                     self._take_back(one)
                     continue
+                elif self._remove_delay(one):
+                    one.alone = True
                 elif not one.replaced:
                     log.warning(
                         "the cluster refused the result of task %s, and the worker reports a failure: %s", one.task, why
@@ -462,6 +469,15 @@ class Leases:
         if self._latest.get(one.task) is one:
             del self._latest[one.task]
         return self._held.pop(one.key, None) is not None
+
+    def _remove_delay(self, one: Attempt) -> bool:
+        """Removes the delay before the next attempt from a refused failure. Returns whether it had one."""
+        if one.result_without_delay is None or one.disowned:
+            return False
+        log.warning("the cluster takes no delay before the next attempt of task %s, whose back-off applies: upgrade it", one.task)
+        self._unsettled_bytes += len(one.result_without_delay) - len(one.result or b"")
+        one.result, one.result_without_delay = one.result_without_delay, None
+        return True
 
     def _replace(self, one: Attempt, outcome: AttemptOutcome) -> None:
         result = to_report(one, outcome, stopped=False)

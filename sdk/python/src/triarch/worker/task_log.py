@@ -81,4 +81,6 @@ def _reason(attempt: Attempt, outcome: AttemptOutcome | None) -> str:
     text = f"{kind}: {message}" if message else str(kind)
     # One line, whatever the message contains.
     text = shortened(text, _REASON_BYTES_MAX).replace("\r", "\\r").replace("\n", "\\n")
-    return text if outcome.retryable else f"{text} (not retried)"
+    if not outcome.retryable:
+        return f"{text} (not retried)"
+    return text if outcome.retry_after_ms is None else f"{text} (the next attempt after {outcome.retry_after_ms / 1000:g} s)"

@@ -401,6 +401,18 @@ fn log_outcome(key: &LeaseKey, attempt: u32, took: Duration, outcome: &Outcome) 
                 "task failed"
             );
         }
+        Outcome::RetryAfter { error, delay } => {
+            let reason = error_summary(error);
+            let retry_after_ms = delay.as_millis();
+            tracing::warn!(
+                task = key.task,
+                attempt,
+                took_ms,
+                retry_after_ms,
+                reason,
+                "task failed"
+            );
+        }
         Outcome::Stopped => tracing::info!(task = key.task, attempt, took_ms, "task stopped"),
         Outcome::Returned { reason } => {
             tracing::info!(

@@ -249,9 +249,9 @@ class Child:
         if self._unsent_progress is not None:
             self._send("progress", token, *self._unsent_progress)
         if outcome is None:
-            self._send("done", token, None, b"", False, self._spoiled)
+            self._send("done", token, None, b"", False, None, self._spoiled)
         else:
-            self._send("done", token, outcome.ok, outcome.body, outcome.retryable, self._spoiled)
+            self._send("done", token, outcome.ok, outcome.body, outcome.retryable, outcome.retry_after_ms, self._spoiled)
 
     def _tidy_up(self, *, thorough: bool = False) -> None:
         """Restores what the task may have changed, for the next one. Very short tasks of a batch share this."""

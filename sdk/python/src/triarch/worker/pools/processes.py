@@ -388,7 +388,7 @@ class ProcessPool:
         if attempt is None:
             return
         if kind == "done":
-            _, _, ok, body, retryable, spoiled = message
+            _, _, ok, body, retryable, retry_after_ms, spoiled = message
             process.attempts.remove(attempt)
             process.kill_at = None
             process.ran += 1
@@ -406,7 +406,7 @@ class ProcessPool:
             else:
                 # Before the result is recorded, so that the next task need not wait for that.
                 self._assign()
-            self._leases.end(attempt, None if ok is None else AttemptOutcome(ok, body, retryable))
+            self._leases.end(attempt, None if ok is None else AttemptOutcome(ok, body, retryable, retry_after_ms))
         elif kind == "out":
             attempt.write(message[2], message[3])
             self._leases.on_output()
