@@ -262,6 +262,11 @@ fn parse_expression(text: &str) -> Result<Cron, String> {
     let fields = match words.len() {
         5 => &FIELDS[1..],
         6 => &FIELDS[..],
+        _ if text.starts_with("@every") => {
+            return Err(format!(
+                "{text:?} is no cron expression: an interval is given as every_ms (--every on the command line)"
+            ));
+        }
         count => {
             return Err(format!(
                 "has {count} fields; it needs five (minute, hour, day of the month, month, day of the week) \

@@ -20,6 +20,7 @@ mod leader_counters;
 mod log_writer;
 mod panic_exit;
 mod private_files;
+mod schedule_times;
 mod server;
 mod signals;
 mod state_machine;

@@ -15,6 +15,7 @@ use triarch_sdk::{Client, ClientOptions, Error, parse_masters};
 
 use super::args::DEFAULT_MASTERS;
 use super::output;
+use super::time_format;
 
 /// Environment variable in which a shell asks for completions.
 pub const VARIABLE: &str = "TRIARCH_COMPLETE";
@@ -137,9 +138,10 @@ fn workers(current: &OsStr) -> Vec<CompletionCandidate> {
 fn schedules(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates(current, async |client| {
         let schedules = client.schedules(&PageQuery::default()).await?.schedules;
-        let described = schedules
-            .into_iter()
-            .map(|schedule| (schedule.name, schedule.cron));
+        let described = schedules.into_iter().map(|schedule| {
+            let times = time_format::schedule_times(schedule.cron.as_deref(), schedule.every_ms);
+            (schedule.name, times)
+        });
         Ok(described.collect())
     })
 }

@@ -46,6 +46,30 @@ pub fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Formats a duration in milliseconds exactly, as [`parse`] reads it.
+pub fn exact(ms: u64) -> String {
+    let units = [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+        ("ms", 1),
+    ];
+    let mut rest = ms;
+    let mut text = String::new();
+    for (unit, unit_ms) in units {
+        if rest >= unit_ms {
+            text.push_str(&format!("{}{unit}", rest / unit_ms));
+            rest %= unit_ms;
+        }
+    }
+    if text.is_empty() {
+        "0".to_owned()
+    } else {
+        text
+    }
+}
+
 /// Maximum duration: far beyond any use, yet small enough that no sum with a time of day overflows.
 const MAX: Duration = Duration::from_secs(3_653 * 86_400);
 
@@ -66,6 +90,19 @@ mod tests {
             ("7d", 604_800_000),
         ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_exact_duration_is_read_back() {
+        for (ms, text) in [
+            (0, "0"),
+            (90_000, "1m30s"),
+            (5_400_000, "1h30m"),
+            (604_800_001, "7d1ms"),
+        ] {
+            assert_eq!(exact(ms), text);
+            assert_eq!(parse(text), Ok(Duration::from_millis(ms)));
         }
     }
 

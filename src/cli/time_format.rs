@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::duration;
+
 /// Formats a point in time relative to `now`.
 pub fn relative(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
     relative_by(now - then)
@@ -35,6 +37,15 @@ pub fn span(span: TimeDelta) -> String {
 /// Formats a duration in milliseconds, of any size.
 pub fn span_ms(ms: u64) -> String {
     span(delta_ms(ms))
+}
+
+/// Formats the times of a schedule: its cron expression, or its interval.
+pub fn schedule_times(cron: Option<&str>, every_ms: Option<u64>) -> String {
+    match (cron, every_ms) {
+        (Some(cron), _) => cron.to_owned(),
+        (None, Some(every_ms)) => format!("every {}", duration::exact(every_ms)),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 /// Converts milliseconds to a duration, at most the longest one possible.

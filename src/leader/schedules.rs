@@ -14,7 +14,7 @@ use triarch_table::{Command, Schedule};
 
 use super::retry;
 use super::term::LeaderTerm;
-use crate::cron::CronSchedule;
+use crate::schedule_times::ScheduleTimes;
 
 /// Maximum lateness of a punctual tick, which fires under every catch-up policy. Longer than any failover.
 const MISFIRE_GRACE_MS: u64 = 30_000;
@@ -98,7 +98,7 @@ fn compute_ticks(
         let Some(tick_ms) = schedule.next_tick_ms else {
             continue;
         };
-        match CronSchedule::parse_kept(&schedule.cron, &schedule.timezone) {
+        match ScheduleTimes::parse_kept(&schedule.cron, &schedule.timezone) {
             Ok(times) => {
                 let after = |ms| times.next_after(ms);
                 let (action, next_tick_ms) =
@@ -202,7 +202,7 @@ mod tests {
         catch_up: CatchUp,
         ticks_max: u64,
     ) -> (Vec<u64>, u64, u64) {
-        let schedule = CronSchedule::parse(cron, "UTC").expect("valid");
+        let schedule = ScheduleTimes::parse_kept(cron, "UTC").expect("valid");
         let (mut fired, mut passed) = (Vec::new(), 0);
         while tick <= now {
             let (action, next) = decide_tick(
@@ -280,6 +280,19 @@ mod tests {
             ),
             (expected, 0, 21 * MINUTE)
         );
+    }
+
+    #[test]
+    fn intervals_are_caught_up_with_as_cron_is() {
+        let every = |tick, now, catch_up| play("@every 90000ms", tick, now, catch_up, 1_000);
+        // No leader from 100 s to 500 s: ticks at 100, 190, 280, 370 and 460 s.
+        let (tick, now) = (100 * S, 500 * S);
+        assert_eq!(every(tick, now, CatchUp::None), (vec![], 5, 550 * S));
+        assert_eq!(every(tick, now, CatchUp::One), (vec![460 * S], 4, 550 * S));
+        let all = [100, 190, 280, 370, 460].map(|s| s * S).to_vec();
+        assert_eq!(every(tick, now, CatchUp::All), (all, 0, 550 * S));
+        let punctual = (vec![100 * S], 0, 190 * S);
+        assert_eq!(every(tick, 130 * S, CatchUp::None), punctual);
     }
 
     #[test]

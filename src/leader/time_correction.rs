@@ -19,7 +19,7 @@ use triarch_table::{Command, Reply};
 
 use super::clock::ClockDisagreement;
 use super::term::LeaderTerm;
-use crate::cron::CronSchedule;
+use crate::schedule_times::ScheduleTimes;
 
 /// Lead of the table's time over every master's clock above which it may be set back.
 pub const AHEAD_MIN_MS: u64 = 10_000;
@@ -176,7 +176,7 @@ impl LeaderTerm {
         let ticks = schedules
             .into_iter()
             .map(|(name, generation, (cron, timezone))| {
-                let times = CronSchedule::parse_kept(&cron, &timezone).map_err(|problem| {
+                let times = ScheduleTimes::parse_kept(&cron, &timezone).map_err(|problem| {
                     TimeCorrectionError::Schedule {
                         schedule: name.to_string(),
                         problem: problem.to_string(),

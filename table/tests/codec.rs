@@ -383,27 +383,41 @@ fn every_variant_is_among_them() {
 /// Returns examples of what only clusters of level 2 have in their logs.
 fn commands_of_level_2() -> Vec<(&'static str, Command)> {
     let (task, worker, token) = (TaskId::at(6, 2), WorkerId::at(7, 3), Token(8));
-    vec![(
-        "report_retry_after",
-        Command::Report {
-            worker,
-            results: vec![
-                TaskReport {
-                    task,
-                    token,
-                    outcome: ReportedOutcome::Returned,
-                },
-                TaskReport {
-                    task,
-                    token,
-                    outcome: ReportedOutcome::FailedRetryAfter {
-                        error: Bytes::from_static(b"{\"type\":\"Busy\"}"),
-                        retry_after_ms: 90_000,
+    let schedule = commands()
+        .into_iter()
+        .find_map(|(_, command)| match command {
+            Command::PutSchedule(put) => Some(put),
+            _ => None,
+        });
+    let interval = Command::PutSchedule(PutSchedule {
+        cron: "@every 90000ms".into(),
+        timezone: "UTC".into(),
+        ..schedule.expect("there is a schedule")
+    });
+    vec![
+        ("put_schedule_interval", interval),
+        (
+            "report_retry_after",
+            Command::Report {
+                worker,
+                results: vec![
+                    TaskReport {
+                        task,
+                        token,
+                        outcome: ReportedOutcome::Returned,
                     },
-                },
-            ],
-        },
-    )]
+                    TaskReport {
+                        task,
+                        token,
+                        outcome: ReportedOutcome::FailedRetryAfter {
+                            error: Bytes::from_static(b"{\"type\":\"Busy\"}"),
+                            retry_after_ms: 90_000,
+                        },
+                    },
+                ],
+            },
+        ),
+    ]
 }
 
 #[test]
@@ -416,7 +430,10 @@ fn what_level_1_does_not_understand_is_named_and_nothing_else() {
     let parts = commands_of_level_2()
         .into_iter()
         .map(|(_, command)| command.part_of_level_2().expect("a part of level 2"));
-    assert_eq!(parts.collect::<Vec<_>>(), ["results[1].retry_after_ms"]);
+    assert_eq!(
+        parts.collect::<Vec<_>>(),
+        ["every_ms", "results[1].retry_after_ms"]
+    );
 }
 
 fn hex(bytes: &[u8]) -> String {

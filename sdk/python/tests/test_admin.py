@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -47,6 +48,12 @@ def test_schedules(setup: Setup) -> None:
     with setup.worker():
         assert setup.app.handle(job["tasks"][-1]).result(timeout=30) == 6
     assert not schedules.resume(name)["paused"]
+    wait_until(lambda: setup.app.cluster.status()["level"] == 2, 30, "the cluster to have level 2")
+    for every in (90, timedelta(seconds=90)):
+        assert schedules.put(name, setup.add.si(1, 2), every=every)["every_ms"] == 90_000
+    for wrong in ({"every": 90, "cron": "0 3 * * *"}, {}):
+        with pytest.raises(UsageError, match="either a cron expression or every"):
+            schedules.put(name, work=setup.add.si(1, 2), **wrong)  # type: ignore[call-overload]
     schedules.delete(name)
     with pytest.raises(NotFound):
         schedules.get(name)

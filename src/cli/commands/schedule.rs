@@ -1,6 +1,7 @@
-//! `triarch schedule`: jobs submitted by cron expressions.
+//! `triarch schedule`: jobs submitted at the times of cron expressions, or at intervals.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use chrono::Utc;
 use clap::{Args, Subcommand};
@@ -9,12 +10,13 @@ use triarch_sdk::wire::{CatchUp, Overlap, PutSchedule, Schedule, ScheduleList};
 use super::submit::WorkArgs;
 use crate::cli::args::{PageArgs, one_of};
 use crate::cli::context::CommandContext;
+use crate::cli::duration;
 use crate::cli::error::CommandError;
 use crate::cli::output::{self, Cell, Column};
 use crate::cli::time_format;
 use crate::cli::watch::watch;
 
-/// Creates and administers schedules, which submit jobs by cron expressions
+/// Creates and administers schedules, which submit jobs by cron expressions or at intervals
 #[derive(Debug, Args)]
 pub struct ScheduleArgs {
     #[command(subcommand)]
@@ -67,13 +69,16 @@ enum ScheduleCommand {
 #[derive(Debug, Args)]
 #[command(
     group(clap::ArgGroup::new("work").args(["argv", "file", "stdin_job"]).required(true)),
+    group(clap::ArgGroup::new("times").args(["cron", "every"]).required(true)),
     override_usage = "triarch schedule set NAME --cron CRON [OPTIONS] -- ARGV...\n       \
+                      triarch schedule set NAME --every DURATION [OPTIONS] -- ARGV...\n       \
                       triarch schedule set NAME --cron CRON [OPTIONS] --file JOB.json\n       \
                       triarch schedule set NAME --cron CRON [OPTIONS] -",
     after_help = "\
 Examples:
   triarch schedule set backup --cron '30 2 * * *' --timezone Europe/Paris -- /usr/local/bin/backup
   triarch schedule set probe --cron '*/10 * * * * *' --overlap forbid --catch-up none -- ./probe
+  triarch schedule set sync --every 90s --overlap forbid -- ./sync
   triarch schedule set report --cron '0 9 * * MON-FRI' --file job.json
 
 The five fields of CRON are minute, hour, day of month, month and day of week. Of six fields, the first is seconds."
@@ -84,9 +89,12 @@ struct SetArgs {
     name: String,
     /// Cron expression of the ticks, such as `*/5 * * * *`
     #[arg(long, value_name = "CRON")]
-    cron: String,
+    cron: Option<String>,
+    /// Interval between two ticks, in whole seconds, such as 90s or 6h
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    every: Option<Duration>,
     /// Time zone of the cron expression, such as Europe/Paris [default: UTC]
-    #[arg(long, value_name = "ZONE")]
+    #[arg(long, value_name = "ZONE", conflicts_with = "every")]
     timezone: Option<String>,
     /// Policy for a tick while the job of an earlier one is unfinished: allow or forbid [default: allow]
     #[arg(long, value_name = "POLICY", value_parser = one_of::<Overlap>(Overlap::ALL.map(Overlap::as_str)))]
@@ -159,6 +167,7 @@ impl SetArgs {
             .or_else(|| Some(self.name.clone()));
         let put = PutSchedule {
             cron: self.cron,
+            every_ms: self.every.map(duration::as_ms),
             timezone: self.timezone,
             job,
             overlap: self.overlap,
@@ -194,7 +203,10 @@ fn render_list(list: &ScheduleList) -> String {
         let last = schedule.last_tick_at;
         vec![
             Cell::new(&schedule.name),
-            Cell::new(&schedule.cron),
+            Cell::new(time_format::schedule_times(
+                schedule.cron.as_deref(),
+                schedule.every_ms,
+            )),
             Cell::new(&schedule.timezone),
             next,
             Cell::new(last.map_or_else(|| "-".to_owned(), |at| time_format::relative(at.0, now))),
@@ -214,7 +226,8 @@ fn render(schedule: &Schedule) -> String {
     );
     let first = [
         ("schedule", Some(schedule.name.clone())),
-        ("cron", Some(schedule.cron.clone())),
+        ("cron", schedule.cron.clone()),
+        ("every", schedule.every_ms.map(duration::exact)),
         ("timezone", Some(schedule.timezone.clone())),
         ("overlap", Some(schedule.overlap.as_str().to_owned())),
         ("catch up", Some(schedule.catch_up.as_str().to_owned())),

@@ -1,4 +1,4 @@
-//! `/v1/schedules`: jobs submitted by cron expressions.
+//! `/v1/schedules`: jobs submitted at the times of cron expressions, or at intervals.
 //!
 //! Cron and time zones are evaluated here and by the leader; the table only knows the next tick as a number.
 
@@ -12,6 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::cron::{CronError, CronSchedule};
+use crate::schedule_times::{self, ScheduleTimes};
 use crate::server::app::App;
 use crate::server::protocol::handler_error::HandlerError;
 use crate::server::protocol::json;
@@ -54,8 +55,7 @@ async fn put(
     app.check_table_memory(body.len())?;
     validate::path_name("name", &name)?;
     let given: wire::PutSchedule = json::parse(&body)?;
-    let timezone = given.timezone.unwrap_or_else(|| "UTC".into());
-    let times = parse_times(&given.cron, &timezone)?;
+    let (cron, timezone, times) = parse_times(&given)?;
     if given.job.idempotency_key.is_some() {
         return Err(Problem::invalid(
             "job.idempotency_key",
@@ -78,14 +78,11 @@ async fn put(
     let lead = app.leader_term()?;
     let _held = lead.hold_time().await;
     let next_tick_ms = times.next_after(lead.now_ms()).ok_or_else(|| {
-        Problem::invalid(
-            "cron",
-            format!("\"{}\" names a date that never occurs", given.cron),
-        )
+        Problem::invalid("cron", format!("\"{cron}\" names a date that never occurs"))
     })?;
     let command = Command::PutSchedule(PutSchedule {
         name: name.clone(),
-        cron: given.cron,
+        cron,
         timezone,
         job,
         job_text: job_text.into(),
@@ -215,7 +212,8 @@ async fn resume(
     let (generation, times) = {
         let table = app.table.read();
         let schedule = table.schedule(&name).ok_or_else(|| not_found(&name))?;
-        let times = parse_times(&schedule.cron, &schedule.timezone)?;
+        let times =
+            ScheduleTimes::parse_kept(&schedule.cron, &schedule.timezone).map_err(times_problem)?;
         (schedule.generation, times)
     };
     let (index, _) = app
@@ -267,11 +265,42 @@ async fn trigger(
     }
 }
 
-fn parse_times(cron: &str, timezone: &str) -> Result<CronSchedule, Problem> {
-    CronSchedule::parse(cron, timezone).map_err(|unclear| match unclear {
+/// Parses the times of a schedule. Also returns their text and their time zone for the table.
+fn parse_times(given: &wire::PutSchedule) -> Result<(String, String, ScheduleTimes), Problem> {
+    match (&given.cron, given.every_ms) {
+        (Some(cron), None) => {
+            let timezone = given.timezone.as_deref().unwrap_or("UTC");
+            let times = CronSchedule::parse(cron, timezone).map_err(times_problem)?;
+            let times = ScheduleTimes::Cron(Box::new(times));
+            Ok((cron.clone(), timezone.to_owned(), times))
+        }
+        (None, Some(every_ms)) => {
+            let text = schedule_times::interval_text(every_ms)
+                .map_err(|problem| Problem::invalid("every_ms", problem))?;
+            if given.timezone.is_some() {
+                return Err(Problem::invalid(
+                    "timezone",
+                    "belongs to cron: an interval is the same in all time zones",
+                ));
+            }
+            Ok((text, "UTC".to_owned(), ScheduleTimes::Every(every_ms)))
+        }
+        (Some(_), Some(_)) => Err(Problem::invalid(
+            "every_ms",
+            "cron and every_ms exclude each other: give one of them",
+        )),
+        (None, None) => Err(Problem::invalid(
+            "cron",
+            "is missing: give cron or every_ms",
+        )),
+    }
+}
+
+fn times_problem(unclear: CronError) -> Problem {
+    match unclear {
         CronError::Expression(why) => Problem::invalid("cron", why),
         CronError::Timezone(why) => Problem::invalid("timezone", why),
-    })
+    }
 }
 
 fn not_found(name: &str) -> Problem {
@@ -282,7 +311,7 @@ fn not_found(name: &str) -> Problem {
 /// Returns one schedule, with its job and its next runs.
 fn schedule_with_runs(table: &Table, name: &str) -> Result<wire::Schedule, Problem> {
     let schedule = table.schedule(name).ok_or_else(|| not_found(name))?;
-    let times = CronSchedule::parse_kept(&schedule.cron, &schedule.timezone).ok();
+    let times = ScheduleTimes::parse_kept(&schedule.cron, &schedule.timezone).ok();
     let ticks = std::iter::successors(schedule.next_tick_ms, |&tick| {
         times.as_ref()?.next_after(tick)
     });
@@ -302,9 +331,11 @@ fn schedule_with_runs(table: &Table, name: &str) -> Result<wire::Schedule, Probl
 
 fn schedule_to_wire(schedule: &Schedule) -> wire::Schedule {
     let at = |ms: Option<u64>| ms.map(wire::Timestamp::from_unix_ms);
+    let every_ms = schedule_times::interval_ms(&schedule.cron);
     wire::Schedule {
         name: schedule.name.to_string(),
-        cron: schedule.cron.to_string(),
+        cron: every_ms.is_none().then(|| schedule.cron.to_string()),
+        every_ms,
         timezone: schedule.timezone.to_string(),
         overlap: match schedule.overlap {
             Overlap::Allow => wire::Overlap::Allow,

@@ -1,6 +1,6 @@
 //! Parts of commands that programs of level 1 do not understand. They are never proposed to a cluster of that level.
 
-use crate::command::{Command, ReportedOutcome};
+use crate::command::{Command, INTERVAL_PREFIX, ReportedOutcome};
 
 impl Command {
     /// Returns the first part of the command that programs of level 1 do not understand, if it has one.
@@ -12,6 +12,10 @@ impl Command {
                     matches!(result.outcome, ReportedOutcome::FailedRetryAfter { .. })
                 })
                 .map(|at| format!("results[{at}].retry_after_ms")),
+            Command::PutSchedule(put) => put
+                .cron
+                .starts_with(INTERVAL_PREFIX)
+                .then(|| "every_ms".to_owned()),
             Command::SetTimeBack(_) => Some("the new time".to_owned()),
             Command::SubmitJob(_)
             | Command::CancelJob { .. }
@@ -25,7 +29,6 @@ impl Command {
             | Command::EndLeases { .. }
             | Command::AdvanceTime
             | Command::ChangeQueue { .. }
-            | Command::PutSchedule(_)
             | Command::DeleteSchedule { .. }
             | Command::PauseSchedule { .. }
             | Command::ResumeSchedule { .. }

@@ -229,12 +229,16 @@ pub struct QueueChange {
     pub retain_jobs: Option<Option<u64>>,
 }
 
+/// Beginning of the text that is in place of a cron expression where a schedule has an interval. The rest of it is never
+/// parsed here. Clusters of level 1 have no such schedule.
+pub const INTERVAL_PREFIX: &str = "@every ";
+
 /// A schedule as it is put. See [`Command::PutSchedule`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PutSchedule {
     /// Name of the schedule, which identifies it.
     pub name: String,
-    /// Cron expression. It is parsed at the edge and by the leader, never here.
+    /// Cron expression, or an interval after [`INTERVAL_PREFIX`]. It is parsed at the edge and by the leader, never here.
     pub cron: String,
     /// Name of the time zone; never parsed here, as `cron`.
     pub timezone: String,

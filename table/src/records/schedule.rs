@@ -20,7 +20,7 @@ pub struct Schedule {
     pub name: Arc<str>,
     /// Log index at which it was last put. Ticks that were computed from an earlier generation are ignored.
     pub generation: u64,
-    /// Cron expression; never parsed here.
+    /// Cron expression, or an interval after [`INTERVAL_PREFIX`](crate::command::INTERVAL_PREFIX); never parsed here.
     pub cron: Arc<str>,
     /// Time zone of the cron expression; never parsed here.
     pub timezone: Arc<str>,

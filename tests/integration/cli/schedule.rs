@@ -130,4 +130,27 @@ async fn a_schedule_file_sets_what_options_cannot() {
     cli.run(&["schedule", "set", "two", "--cron", "0 9 * * *"])
         .await
         .expect(2);
+    // An interval, instead of a cron expression and never with one.
+    let every = |more: &[&'static str]| {
+        let words = ["schedule", "set", "often"];
+        [&words[..], more, &["--", "true"]].concat()
+    };
+    cli.run(&every(&["--every", "90s"]))
+        .await
+        .expect(0)
+        .shows("1m30s");
+    let listed = cli.run(&["schedule", "list"]).await.expect(0);
+    listed.shows("every 1m30s");
+    cli.run(&every(&["--every", "1500ms"]))
+        .await
+        .expect(1)
+        .says("multiple of 1000");
+    for wrong in [
+        &[][..],
+        &["--every", "90s", "--cron", "0 9 * * *"],
+        &["--every", "90s", "--timezone", "UTC"],
+        &["--every", "often"],
+    ] {
+        cli.run(&every(wrong)).await.expect(2);
+    }
 }

@@ -13,7 +13,7 @@ const LAYERS: [(&str, &[&[&str]]); 2] = [
             &["cli"],
             &["server", "worker"],
             &["leader"],
-            &["state_machine"],
+            &["state_machine", "schedule_times"],
             &["feed", "waiters", "leader_counters"],
             &["cron", "backup_format", "panic_exit", "mutated"],
             &["areas"],

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from ._http.policy import Request, path
 from ._http.protocol import MalformedResponse
@@ -23,6 +23,7 @@ from ._http.transport import Stream
 from ._interfaces import ClusterClient
 from ._values import json_reader
 from .errors import NoLeader, PositionGone, ProtocolError, Refused, TriarchError, UsageError, refusal
+from .options import Seconds, milliseconds
 from .workflow import Dag, Step
 
 __all__ = ["Cluster", "Jobs", "Queues", "Schedules", "Workers", "events"]
@@ -89,25 +90,65 @@ class Queues(_Resource):
 class Schedules(_Resource):
     """Schedules of a cluster: jobs that are submitted periodically, exactly once per tick, across failovers."""
 
+    @overload
     def put(
         self,
         name: str,
         cron: str,
         work: Step | Dag,
         *,
-        timezone: str = "UTC",
+        timezone: str | None = None,
+        overlap: Literal["allow", "forbid"] = "allow",
+        catch_up: Literal["none", "one", "all"] = "one",
+        paused: bool = False,
+        job_name: str | None = None,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def put(
+        self,
+        name: str,
+        work: Step | Dag,
+        /,
+        *,
+        every: Seconds,
+        overlap: Literal["allow", "forbid"] = "allow",
+        catch_up: Literal["none", "one", "all"] = "one",
+        paused: bool = False,
+        job_name: str | None = None,
+    ) -> dict[str, Any]: ...
+
+    def put(
+        self,
+        name: str,
+        cron: str | Step | Dag | None = None,
+        work: Step | Dag | None = None,
+        *,
+        every: Seconds | None = None,
+        timezone: str | None = None,
         overlap: Literal["allow", "forbid"] = "allow",
         catch_up: Literal["none", "one", "all"] = "one",
         paused: bool = False,
         job_name: str | None = None,
     ) -> dict[str, Any]:
-        """Creates or replaces a schedule. ``work`` is a call (``task.si(…)``) or a workflow."""
+        """Creates or replaces a schedule: ``put(name, cron, work)`` or ``put(name, work, every=90)``.
+
+        ``work`` is a call (``task.si(…)``) or a workflow. ``every`` is the interval between two ticks, in whole seconds or as
+        a :class:`~datetime.timedelta`. ``timezone`` belongs to ``cron``. Default: ``UTC``.
+        """
+        if work is None and not isinstance(cron, str):
+            cron, work = None, cron
+        if work is None or (cron is None) == (every is None):
+            raise UsageError("a schedule takes work and either a cron expression or every=…, an interval")
+        times: dict[str, Any] = {"cron": cron} if every is None else {"every_ms": milliseconds(every, "every")}
+        if timezone is not None:
+            times["timezone"] = timezone
         dag = work if isinstance(work, Dag) else work.dag()[0]
         tasks = [json.loads(spec) for spec in dag.specs()]
         job = {"name": job_name or dag.name or name, "tasks": tasks}
         if dag.on_failure is not None:
             job["on_failure"] = dag.on_failure
-        body = {"cron": cron, "timezone": timezone, "overlap": overlap, "catch_up": catch_up, "paused": paused, "job": job}
+        body = {**times, "overlap": overlap, "catch_up": catch_up, "paused": paused, "job": job}
         return dict(self._change("PUT", "schedules", name, body=body))
 
     def list(self) -> Iterator[dict[str, Any]]:

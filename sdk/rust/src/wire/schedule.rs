@@ -1,4 +1,4 @@
-//! Schedules, which submit jobs at the times of a cron expression.
+//! Schedules, which submit jobs at the times of a cron expression, or at intervals.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -6,14 +6,23 @@ use serde_json::value::RawValue;
 use super::job::SubmitJob;
 use super::time::Timestamp;
 
-/// Body of `PUT /v1/schedules/{name}`. It replaces the schedule with this name, if there is one.
+/// Body of `PUT /v1/schedules/{name}`. It replaces the schedule with this name, if there is one. Exactly one of `cron` and
+/// `every_ms` is required.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PutSchedule {
     /// Cron expression of five fields (minute, hour, day of month, month, day of week), or of six with seconds first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
-    pub cron: String,
+    pub cron: Option<String>,
+    /// Interval between two ticks in ms, in whole seconds. The first tick is one interval after the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "openapi",
+        schema(minimum = 1000, maximum = 31622400000_u64, multiple_of = 1000)
+    )]
+    pub every_ms: Option<u64>,
     /// IANA name of the time zone of `cron`. Default: `UTC`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timezone: Option<String>,
@@ -90,8 +99,12 @@ impl CatchUp {
 pub struct Schedule {
     /// Name of the schedule.
     pub name: String,
-    /// Cron expression.
-    pub cron: String,
+    /// Cron expression; `null` if the schedule has an interval.
+    #[serde(default)]
+    pub cron: Option<String>,
+    /// Interval between two ticks in ms; `null` if the schedule has a cron expression.
+    #[serde(default)]
+    pub every_ms: Option<u64>,
     /// IANA name of the time zone.
     pub timezone: String,
     /// Policy for a tick while the job of an earlier one is unfinished.

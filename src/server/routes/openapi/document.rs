@@ -208,7 +208,12 @@ fn route_codes(path: &str, method: &str) -> Vec<Code> {
     if path.contains('{') || path == "/v1/cluster/transfer-leader" {
         codes.push(Code::NotFound);
     }
-    if path == "/v1/cluster/upgrade" || (path == "/v1/cluster/nodes" && method == "post") {
+    let of_levels = [
+        ("/v1/cluster/upgrade", "post"),
+        ("/v1/cluster/nodes", "post"),
+        ("/v1/schedules/{name}", "put"),
+    ];
+    if of_levels.contains(&(path, method)) {
         codes.push(Code::NodeTooOld);
     }
     if path.starts_with("/v1/workers/") {

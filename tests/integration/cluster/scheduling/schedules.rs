@@ -1,9 +1,11 @@
 //! Schedules: what users see, and exactly one job per tick under every fault.
 
+use std::collections::BTreeMap;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use triarch_harness::schedule_ticks::EverySecond;
-use triarch_harness::{Api, Cluster, eventually, fake_worker, until};
+use triarch_harness::{Api, Cluster, Options, Program, eventually, fake_worker, until};
 
 use crate::job_helpers::{WAIT_TIMEOUT, wait_job};
 
@@ -50,6 +52,86 @@ async fn every_tick_makes_one_job_over_leader_deaths_and_a_full_restart() {
     wait_fired(2).await;
     let ticks = schedule.end(&apis).await;
     ticks.assert_good();
+}
+
+#[tokio::test]
+async fn every_tick_of_an_interval_makes_one_job_over_a_leader_death_and_a_follower() {
+    let mut cluster = Cluster::start(3).await;
+    let (leader, follower) = cluster.leader_and_follower().await;
+    let apis = cluster.apis();
+    let job = fake_worker::job(json!("tick"));
+    let schedule = EverySecond::start_interval(&cluster.api(follower), "beat", &job).await;
+    let fired = async |wanted: u64| {
+        let what = format!("{wanted} ticks have fired");
+        let enough = async || schedule.fired(&apis).await >= wanted;
+        until(WAIT_TIMEOUT, what, enough).await;
+    };
+    fired(1).await;
+    cluster.kill9(leader);
+    cluster.leader_other_than(leader).await;
+    fired(3).await;
+    let ticks = schedule.end(&apis).await;
+    ticks.assert_good();
+}
+
+#[tokio::test]
+async fn a_schedule_with_an_interval_keeps_its_phase_when_it_is_put_again_unchanged() {
+    let cluster = Cluster::start(1).await;
+    let api = cluster.api(1);
+    let job = fake_worker::job(json!("tick"));
+    let body = |every_ms: u64| json!({"every_ms": every_ms, "job": job});
+    let made = put(&api, "s", &body(90_000)).await.expect(201);
+    assert_eq!(
+        (&made["cron"], &made["every_ms"], &made["timezone"]),
+        (&json!(null), &json!(90_000), &json!("UTC"))
+    );
+    let at = |value: &Value| triarch_harness::fake_workers::time(value).expect("a time");
+    let runs = made["next_runs"].as_array().expect("a list");
+    assert_eq!((runs.len(), &runs[0]["at"]), (5, &made["next_tick_at"]));
+    for pair in runs.windows(2) {
+        let apart = at(&pair[1]["at"]) - at(&pair[0]["at"]);
+        assert_eq!(apart.num_milliseconds(), 90_000);
+    }
+    assert_eq!(at(&runs[0]["at"]).timestamp_subsec_millis(), 0);
+    let same = put(&api, "s", &body(90_000)).await.expect(200);
+    assert_eq!(same["next_tick_at"], made["next_tick_at"]);
+    let other = put(&api, "s", &body(3_600_000)).await.expect(200);
+    assert!(at(&other["next_tick_at"]) > at(&made["next_tick_at"]));
+    let cron = put(&api, "s", &json!({"cron": "0 0 1 1 *", "job": job}))
+        .await
+        .expect(200);
+    assert_eq!(cron["every_ms"], json!(null));
+    put(&api, "s", &body(3_600_000)).await.expect(200);
+    let paused = api
+        .post("/v1/schedules/s/pause", &json!({}))
+        .await
+        .expect(200);
+    assert_eq!(paused["next_tick_at"], json!(null));
+    let resumed = api
+        .post("/v1/schedules/s/resume", &json!({}))
+        .await
+        .expect(200);
+    assert!(at(&resumed["next_tick_at"]) > chrono::Utc::now() + chrono::TimeDelta::minutes(50));
+}
+
+#[tokio::test]
+async fn a_cluster_of_level_1_refuses_intervals_and_says_what_to_do() {
+    let cluster = Cluster::with(Options {
+        nodes: 1,
+        programs: BTreeMap::from([(1, Program::of_level(1))]),
+        ..Options::default()
+    })
+    .await;
+    let api = cluster.api(1);
+    let body = json!({"every_ms": 90_000, "job": fake_worker::job(json!("tick"))});
+    let refused = put(&api, "s", &body).await.refused(409, "node_too_old");
+    assert_eq!(
+        (&refused["field"], &refused["level"], &refused["needed"]),
+        (&json!("every_ms"), &json!(1), &json!(2))
+    );
+    let detail = refused["detail"].as_str().expect("a text");
+    assert!(detail.contains("triarch cluster upgrade"), "{detail}");
+    put(&api, "s", &every_second()).await.expect(201);
 }
 
 #[tokio::test]
@@ -164,10 +246,26 @@ async fn an_invalid_schedule_is_refused_with_its_field() {
         body
     };
     let job = |task: Value| json!({"tasks": [task]});
+    let interval =
+        |every_ms: Value| json!({"every_ms": every_ms, "job": fake_worker::job(json!("tick"))});
     for (field, body) in [
         ("cron", with("cron", json!("* 25 * * *"))),
         ("cron", with("cron", json!("* * * *"))),
         ("cron", with("cron", json!("0 0 31 4 *"))),
+        ("cron", with("cron", json!("@every 90s"))),
+        ("cron", with("cron", json!("@every 90000ms"))),
+        ("cron", with("cron", json!(null))),
+        ("every_ms", with("every_ms", json!(90_000))),
+        ("every_ms", interval(json!(0))),
+        ("every_ms", interval(json!(999))),
+        ("every_ms", interval(json!(1_500))),
+        ("every_ms", interval(json!(31_622_401_000_u64))),
+        ("every_ms", interval(json!(-1_000))),
+        ("every_ms", interval(json!("90s"))),
+        (
+            "timezone",
+            json!({"every_ms": 1_000, "timezone": "UTC", "job": fake_worker::job(json!("tick"))}),
+        ),
         ("timezone", with("timezone", json!("Mars/Olympus"))),
         ("overlap", with("overlap", json!("perhaps"))),
         ("catch_up", with("catch_up", json!(true))),

@@ -474,7 +474,9 @@ class Leases:
         """Removes the delay before the next attempt from a refused failure. Returns whether it had one."""
         if one.result_without_delay is None or one.disowned:
             return False
-        log.warning("the cluster takes no delay before the next attempt of task %s, whose back-off applies: upgrade it", one.task)
+        log.warning(
+            "the cluster takes no delay before the next attempt of task %s, whose back-off applies: upgrade it", one.task
+        )
         self._unsettled_bytes += len(one.result_without_delay) - len(one.result or b"")
         one.result, one.result_without_delay = one.result_without_delay, None
         return True

@@ -46,11 +46,21 @@ pub struct Ticks {
 }
 
 impl EverySecond {
-    /// Creates the schedule. Each tick submits this job.
+    /// Creates the schedule by a cron expression. Each tick submits this job.
     pub async fn start(api: &Api, name: &str, job: &Value) -> Self {
         let put = json!({"cron": "* * * * * *", "catch_up": "all", "job": job});
+        Self::put(api, name, &put).await
+    }
+
+    /// Creates the schedule by an interval. Each tick submits this job.
+    pub async fn start_interval(api: &Api, name: &str, job: &Value) -> Self {
+        let put = json!({"every_ms": 1_000, "catch_up": "all", "job": job});
+        Self::put(api, name, &put).await
+    }
+
+    async fn put(api: &Api, name: &str, put: &Value) -> Self {
         let path = format!("/v1/schedules/{name}");
-        let made = api.call(Method::PUT, &path).json(&put).answer().await;
+        let made = api.call(Method::PUT, &path).json(put).answer().await;
         Self {
             name: name.to_owned(),
             first: time(&made.expect(201)["next_tick_at"]).expect("a first tick"),
