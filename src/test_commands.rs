@@ -30,6 +30,7 @@ pub fn submit_task(kind: &str) -> Command {
         idempotency_key: None,
         body_digest: [0; 32],
         part_digests: Vec::new(),
+        after_jobs: Vec::new(),
         name: String::new(),
         on_failure: OnFailure::Continue,
         tasks: vec![task],

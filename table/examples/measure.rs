@@ -51,6 +51,7 @@ impl Run {
             idempotency_key: None,
             body_digest: [0; 32],
             part_digests: Vec::new(),
+            after_jobs: Vec::new(),
             name: String::new(),
             on_failure: OnFailure::Continue,
             tasks: (0..count).map(|_| new()).collect(),

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::command::DependencyCondition;
 use crate::index::SecondaryIndexes;
 use crate::records::job::{Counts, Job};
 use crate::records::task::{Life, Task};
@@ -72,6 +73,7 @@ impl Table {
         }
         for job in self.jobs.iter() {
             index.add_job(job);
+            index.add_job_dependencies(job);
         }
         index
     }
@@ -88,7 +90,7 @@ impl Table {
                 "{} has more tasks than ids",
                 job.id
             );
-            let (mut counts, mut bytes) = (Counts::default(), 0);
+            let (mut counts, mut bytes, mut not_needed) = (Counts::default(), 0, 0);
             for id in job.task_ids() {
                 let task = tasks
                     .next()
@@ -97,11 +99,19 @@ impl Table {
                     return Err(format!("{} misses {id}", job.id));
                 };
                 self.check_task(task)?;
-                self.check_constraints(task)?;
+                self.check_constraints(task, job.waits_for_jobs())?;
                 counts.add(task.state());
                 bytes += task.bytes();
+                not_needed += u32::from(task.is_not_needed());
             }
+            ensure!(
+                job.not_needed == not_needed,
+                "{} counts {} tasks that are not needed, there are {not_needed}",
+                job.id,
+                job.not_needed
+            );
             self.check_job(job, &counts, bytes)?;
+            self.check_job_dependencies(job)?;
             if let Some(idempotency) = &job.idempotency {
                 let key = &idempotency.key;
                 ensure!(
@@ -119,6 +129,23 @@ impl Table {
         tasks
             .next()
             .map_or(Ok(()), |task| Err(format!("{} belongs to no job", task.id)))
+    }
+
+    /// Checks that a job waits for unfinished jobs, and for none once it has ended.
+    fn check_job_dependencies(&self, job: &Job) -> Result<(), String> {
+        if !job.waits_for_jobs() {
+            return Ok(());
+        }
+        for after in job.after_jobs.iter().filter(|after| after.met.is_none()) {
+            let unfinished = |other: &Job| other.finished_ms.is_none();
+            ensure!(
+                after.job < job.id && self.jobs.get(after.job).is_some_and(unfinished),
+                "{} waits for {}, which does not run",
+                job.id,
+                after.job
+            );
+        }
+        Ok(())
     }
 
     fn check_job(&self, job: &Job, counts: &Counts, bytes: u64) -> Result<(), String> {
@@ -210,47 +237,70 @@ impl Table {
 
     /// Checks the dependencies of a task.
     ///
-    /// - A waiting task waits for exactly those dependencies that have not succeeded, and none of them is terminal.
-    /// - A task that does not wait has all their results, unless it was cancelled or has expired.
-    fn check_constraints(&self, task: &Task) -> Result<(), String> {
+    /// - A waiting task waits for exactly those dependencies that have not ended, and all others ended as they should.
+    /// - All dependencies of a task that may start or runs have ended as they should.
+    /// - All dependencies that a task needed to succeed have succeeded once it has succeeded or failed. Others may have been
+    ///   retried since.
+    /// - Tasks without dependencies wait while their job waits for others.
+    fn check_constraints(&self, task: &Task, job_waits: bool) -> Result<(), String> {
         let id = task.id;
         ensure!(
             task.after().is_sorted_by(|a, b| a < b),
             "{id} comes after {:?}",
             task.after()
         );
-        let mut missing = 0;
-        for &first in task.after() {
-            let state = self
-                .tasks
-                .get(first)
-                .filter(|first| first.job == task.job)
-                .map(Task::state);
-            let Some(state) = state else {
+        let conditions = task.conditions();
+        ensure!(
+            conditions.is_empty()
+                || conditions.len() == task.after().len()
+                    && conditions
+                        .iter()
+                        .any(|&when| when != DependencyCondition::default()),
+            "{id} comes after {:?} under {conditions:?}",
+            task.after()
+        );
+        let (mut missing, mut lacking) = (0, 0);
+        for (first, when) in task.dependencies() {
+            let Some(first) = self.tasks.get(first).filter(|first| first.job == task.job) else {
                 return Err(format!("{id} comes after {first}, which is not of its job"));
             };
-            missing += u32::from(state != TaskState::Succeeded);
+            let met = first.meets(when);
+            missing += u32::from(met.is_none());
+            lacking += u32::from(when == DependencyCondition::Succeeded && met != Some(true));
+            let needs_all = matches!(
+                task.life,
+                Life::Delayed { .. } | Life::Queued { .. } | Life::Running { .. }
+            );
             ensure!(
-                !matches!(task.life, Life::Waiting { .. })
-                    || state == TaskState::Succeeded
-                    || !state.is_terminal(),
-                "{id} waits on {first}, which is {}",
-                state.as_str()
+                met == Some(true)
+                    || !needs_all && (met.is_none() || task.state() != TaskState::Waiting),
+                "{id} is {} after {}, which is {} and was to be {}",
+                task.state().as_str(),
+                first.id,
+                first.state().as_str(),
+                when.as_str()
             );
         }
+        let waits_for_jobs = job_waits && task.after().is_empty();
+        missing += u32::from(waits_for_jobs);
+        ensure!(
+            !waits_for_jobs || task.state() == TaskState::Waiting || task.state().is_terminal(),
+            "{id} is {} while its job waits for others",
+            task.state().as_str()
+        );
         match task.life {
             Life::Waiting { on, .. } => {
                 ensure!(on == missing && on > 0, "{id} waits on {on}, not {missing}")
             }
-            Life::Cancelled { .. } | Life::Expired { .. } => {}
-            Life::Delayed { .. }
+            Life::Cancelled { .. }
+            | Life::Expired { .. }
+            | Life::Delayed { .. }
             | Life::Queued { .. }
-            | Life::Running { .. }
-            | Life::Succeeded { .. }
-            | Life::Failed { .. } => {
+            | Life::Running { .. } => {}
+            Life::Succeeded { .. } | Life::Failed { .. } => {
                 ensure!(
-                    missing == 0,
-                    "{id} is {} with {missing} of its inputs missing",
+                    lacking == 0,
+                    "{id} is {} with {lacking} of its inputs missing",
                     task.state().as_str()
                 )
             }

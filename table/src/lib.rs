@@ -41,6 +41,7 @@
 //!     idempotency_key: None,
 //!     body_digest: [0; 32],
 //!     part_digests: Vec::new(),
+//!     after_jobs: Vec::new(),
 //!     name: "nightly".to_owned(),
 //!     on_failure: OnFailure::Continue,
 //!     tasks: vec![task],

@@ -268,6 +268,7 @@ impl Table {
             return;
         };
         self.index.drop_job(&job);
+        self.index.remove_job_dependencies(&job);
         let receipt = job.receipt();
         for task in job.task_ids() {
             let task = self.tasks.remove(task).expect("a job's tasks are there");

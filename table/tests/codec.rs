@@ -1,11 +1,16 @@
 //! Tests of the log format of commands. The golden file of a version is never changed, because old logs must stay
 //! readable for ever. A new version gets a file of its own.
 
+#[path = "codec/level_2.rs"]
+mod level_2;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::Bytes;
-use triarch_table::command::codec::{CodecError, VERSION, decode_command, encode_command};
+use triarch_table::command::codec::{
+    CodecError, VERSION, VERSION_WITH_LATER_PARTS, decode_command, encode_command,
+};
 use triarch_table::command::{
     Backoff, CatchUp, EndLease, EndReason, Grant, NewTask, NextTick, OnFailure, Overlap,
     PutSchedule, QueueChange, RegisterWorker, ReportedOutcome, Requires, RestorePart, SetTimeBack,
@@ -13,6 +18,39 @@ use triarch_table::command::{
 };
 use triarch_table::types::queue_options::Placement;
 use triarch_table::{Command, JobId, TaskId, Token, WorkerId};
+
+use level_2::commands_of_level_2;
+
+/// Returns a task with every field set that needs no other task.
+fn full_task() -> NewTask {
+    NewTask {
+        key: Some("fetch".into()),
+        kind: "sum".into(),
+        payload: Bytes::from_static(b"[1,2]"),
+        queue: "mail".into(),
+        priority: 9,
+        not_before_ms: Some(1_764_000_000_000),
+        delay_ms: 300,
+        expires_ms: Some(60_000),
+        timeout_ms: Some(30_000),
+        max_attempts: 1,
+        max_losses: 2,
+        backoff: Backoff {
+            initial_ms: 10,
+            factor_milli: 1_500,
+            max_ms: 900,
+            jitter_permille: 200,
+        },
+        requires: Requires {
+            labels: [("zone".into(), "eu".into())].into(),
+            resources: [("mem_mb".into(), 512)].into(),
+        },
+        tags: vec!["x".into(), "y".into()],
+        after: Vec::new(),
+        unique: None,
+        concurrency: None,
+    }
+}
 
 /// Returns examples of every variant, with every field set and every option both ways.
 fn commands() -> Vec<(&'static str, Command)> {
@@ -41,39 +79,14 @@ fn commands() -> Vec<(&'static str, Command)> {
         unique: None,
         concurrency: None,
     };
-    let full = NewTask {
-        key: Some("fetch".into()),
-        kind: "sum".into(),
-        payload: Bytes::from_static(b"[1,2]"),
-        queue: "mail".into(),
-        priority: 9,
-        not_before_ms: Some(1_764_000_000_000),
-        delay_ms: 300,
-        expires_ms: Some(60_000),
-        timeout_ms: Some(30_000),
-        max_attempts: 1,
-        max_losses: 2,
-        backoff: Backoff {
-            initial_ms: 10,
-            factor_milli: 1_500,
-            max_ms: 900,
-            jitter_permille: 200,
-        },
-        requires: Requires {
-            labels: [("zone".into(), "eu".into())].into(),
-            resources: [("mem_mb".into(), 512)].into(),
-        },
-        tags: vec!["x".into(), "y".into()],
-        after: Vec::new(),
-        unique: None,
-        concurrency: None,
-    };
+    let full = full_task();
     let submit = |request_id: Option<&str>, on_failure, tasks| {
         Command::SubmitJob(SubmitJob {
             request_id: request_id.map(Into::into),
             idempotency_key: request_id.map(|_| "2026-11-23".into()),
             body_digest: std::array::from_fn(|at| at as u8),
             part_digests: Vec::new(),
+            after_jobs: Vec::new(),
             name: "nightly".into(),
             on_failure,
             tasks,
@@ -89,6 +102,7 @@ fn commands() -> Vec<(&'static str, Command)> {
                 idempotency_key: None,
                 body_digest: [7; 32],
                 part_digests: Vec::new(),
+                after_jobs: Vec::new(),
                 name: "nightly".into(),
                 on_failure: OnFailure::Continue,
                 tasks: vec![plain.clone()],
@@ -359,17 +373,18 @@ fn variant(command: &Command) -> &'static str {
         Command::StagePart(_) => "stage_part",
         Command::ForgetJobs { .. } => "forget_jobs",
         Command::RestorePart(_) => "restore_part",
+        Command::RestorePartOfLevel2(_) => "restore_of_level_2",
         Command::GrantNext { .. } => "grant_next",
         Command::SetTimeBack(_) => "set_time_back",
     }
 }
 
 /// Number of variants: one more than the number of the last one.
-const VARIANTS: usize = 28;
+const VARIANTS: usize = 29;
 
 #[test]
 fn every_variant_is_among_them() {
-    let commands = commands();
+    let commands = [commands(), commands_of_level_2()].concat();
     let met: BTreeSet<&str> = commands
         .iter()
         .map(|(_, command)| variant(command))
@@ -378,46 +393,6 @@ fn every_variant_is_among_them() {
     for (name, command) in &commands {
         assert!(name.starts_with(variant(command)), "{name}: {command:?}");
     }
-}
-
-/// Returns examples of what only clusters of level 2 have in their logs.
-fn commands_of_level_2() -> Vec<(&'static str, Command)> {
-    let (task, worker, token) = (TaskId::at(6, 2), WorkerId::at(7, 3), Token(8));
-    let schedule = commands()
-        .into_iter()
-        .find_map(|(_, command)| match command {
-            Command::PutSchedule(put) => Some(put),
-            _ => None,
-        });
-    let interval = Command::PutSchedule(PutSchedule {
-        cron: "@every 90000ms".into(),
-        timezone: "UTC".into(),
-        ..schedule.expect("there is a schedule")
-    });
-    vec![
-        ("put_schedule_interval", interval),
-        (
-            "report_retry_after",
-            Command::Report {
-                worker,
-                results: vec![
-                    TaskReport {
-                        task,
-                        token,
-                        outcome: ReportedOutcome::Returned,
-                    },
-                    TaskReport {
-                        task,
-                        token,
-                        outcome: ReportedOutcome::FailedRetryAfter {
-                            error: Bytes::from_static(b"{\"type\":\"Busy\"}"),
-                            retry_after_ms: 90_000,
-                        },
-                    },
-                ],
-            },
-        ),
-    ]
 }
 
 #[test]
@@ -432,7 +407,15 @@ fn what_level_1_does_not_understand_is_named_and_nothing_else() {
         .map(|(_, command)| command.part_of_level_2().expect("a part of level 2"));
     assert_eq!(
         parts.collect::<Vec<_>>(),
-        ["every_ms", "results[1].retry_after_ms"]
+        [
+            "tasks[1].after[1].when",
+            "after_jobs",
+            "tasks[0].after[1].when",
+            "job.tasks[1].after[1].when",
+            "the backup",
+            "every_ms",
+            "results[1].retry_after_ms"
+        ]
     );
 }
 
@@ -492,7 +475,11 @@ fn bytes_that_are_no_command_are_refused() {
     assert_eq!(decode_command(&[]), Err(CodecError::Empty));
     for (name, command) in commands().into_iter().chain(commands_of_level_2()) {
         let bytes = encode_command(&command);
-        assert_eq!(bytes[0], VERSION, "{name}");
+        let version = match name.ends_with("_conditions") {
+            true => VERSION_WITH_LATER_PARTS,
+            false => VERSION,
+        };
+        assert_eq!(bytes[0], version, "{name}");
         let longer = [&bytes[..], &[0, 0]].concat();
         assert_eq!(
             decode_command(&longer),
@@ -523,4 +510,41 @@ fn bytes_that_are_no_command_are_refused() {
         ])
         .is_err()
     );
+}
+
+#[test]
+fn conditions_that_fit_no_dependency_are_refused() {
+    let plain = Command::SubmitJob(SubmitJob {
+        request_id: None,
+        idempotency_key: None,
+        body_digest: [0; 32],
+        part_digests: Vec::new(),
+        after_jobs: Vec::new(),
+        name: String::new(),
+        on_failure: OnFailure::Continue,
+        tasks: vec![NewTask {
+            after: vec!["a".into(), "b".into()],
+            ..full_task()
+        }],
+    });
+    let body = encode_command(&plain).split_off(1);
+    let with = |conditions: &[u8]| [&[VERSION_WITH_LATER_PARTS], &body[..], conditions].concat();
+    assert!(decode_command(&with(&[2, 0, 0, 1, 0, 1, 2, 0])).is_ok());
+    for wrong in [
+        &[0, 0][..],
+        // The default, which has no place there.
+        &[1, 0, 0, 0, 0],
+        &[1, 1, 0, 1, 0],
+        &[1, 0, 2, 1, 0],
+        // Twice, or not in order.
+        &[2, 0, 0, 1, 0, 0, 2, 0],
+        &[2, 0, 1, 2, 0, 0, 1, 0],
+    ] {
+        assert_eq!(
+            decode_command(&with(wrong)),
+            Err(CodecError::LaterParts),
+            "{wrong:?}"
+        );
+    }
+    assert!(decode_command(&with(&[1, 0, 0, 3, 0])).is_err());
 }

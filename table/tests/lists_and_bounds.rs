@@ -42,6 +42,7 @@ fn submit(name: &str, tasks: Vec<NewTask>) -> Command {
         idempotency_key: None,
         body_digest: [0; 32],
         part_digests: Vec::new(),
+        after_jobs: Vec::new(),
         name: name.into(),
         on_failure: OnFailure::Continue,
         tasks,

@@ -111,6 +111,34 @@ def test_results_are_passed_to_the_next_step(app: Triarch) -> None:
         assert [cluster.tasks[task]["state"] for task in job["tasks"]] == ["failed", "cancelled"]
 
 
+@pytest.mark.parametrize("on_failure", ["continue", "fail_fast"])
+def test_handlers_run_by_the_end_of_their_task(app: Triarch, on_failure: Any) -> None:
+    @app.task(max_attempts=1)
+    def fails() -> None:
+        raise ValueError("no")
+
+    @app.task
+    def echo(*given: Any) -> Any:
+        return list(given)
+
+    dag = app.dag(on_failure=on_failure)
+    bad = dag.add(fails)
+    needs = dag.add(echo, bad)
+    alert = dag.add(echo, bad.failed)
+    late = dag.add(echo, needs.failed)
+    unneeded = dag.add(echo, alert.failed)
+    tidy = dag.add(echo, bad.ended, alert.ended, unneeded.ended)
+    with eager(app):
+        run = dag.submit()
+        [error] = run[alert].result(timeout=5)
+        assert (error["type"], error["message"]) == ("ValueError", "no")
+        how = "job_failed" if on_failure == "fail_fast" else "dependency_failed"
+        assert run[late].result(timeout=5)[0]["type"] == how
+        ends = run[tidy].result(timeout=5)
+        assert [end["state"] for end in ends] == ["failed", "succeeded", "cancelled"]
+        assert (ends[1]["result"], ends[2]["error"]["type"]) == ([error], "not_needed")
+
+
 def test_coroutines_within_and_without_a_loop(app: Triarch) -> None:
     @app.task
     async def half(x: int) -> float:

@@ -11,8 +11,8 @@ import pytest
 
 from fake_worker import FakeWorker
 from test_handles import Setup
-from triarch import TaskCancelled, UsageError, chain, chord, group
-from triarch.testing import LocalCluster
+from triarch import NotFound, TaskCancelled, UsageError, chain, chord, group
+from triarch.testing import LocalCluster, wait_until
 
 
 class Flow(Setup):
@@ -69,6 +69,57 @@ def test_a_graph_of_any_shape(flow: Flow) -> None:
         assert run.handles.jobs == [run.job]
     assert "shape" in repr(dag)
     assert run[c].info()["after"] == [a.key, "b"]
+
+
+def test_failures_are_handled_and_ends_cleaned_up_after(flow: Flow) -> None:
+    wait_until(lambda: flow.app.cluster.status()["level"] == 2, 30, "the cluster to have level 2")
+    dag = flow.app.dag(name="saga")
+    bad = dag.add_call(flow.broken, ("x",), key="bad", options=flow.broken.options.but({"max_attempts": 1}))
+    good = dag.add_call(flow.add, (1, 2), key="good")
+    alert = dag.add(flow.echo, bad.failed, nested=[{"error": bad.failed}])
+    unneeded = dag.add(flow.echo, good.failed)
+    tidy = dag.add(flow.echo, [bad.ended, good.ended])
+    alone = dag.add_call(flow.echo, after=[bad.failed, good])
+    with flow.worker():
+        run = dag.submit()
+        [[error], kwargs] = run[alert].result(timeout=30)
+        assert kwargs == {"nested": [{"error": error}]}
+        assert error["type"] == "ValueError"
+        [[ends], _] = run[tidy].result(timeout=30)
+        assert ends == [{"state": "failed", "error": error}, {"state": "succeeded", "result": 3}]
+        assert run[alone].result(timeout=30) == [[], {}]
+        with pytest.raises(TaskCancelled) as cancelled:
+            run[unneeded].result(timeout=30)
+    assert cancelled.value.error["type"] == "not_needed"
+    assert run[alone].info()["after"] == [{"key": "bad", "when": "failed"}, "good"]
+    assert "bad (failed)" in dag._repr_html_()
+    with pytest.raises(UsageError, match="two different ends"):
+        dag.add(flow.echo, bad.failed, bad.ended)
+
+
+def test_a_workflow_comes_after_jobs_that_end_as_it_says(flow: Flow) -> None:
+    wait_until(lambda: flow.app.cluster.status()["level"] == 2, 30, "the cluster to have level 2")
+    first = flow.add.delay(1, 2)
+    bad = flow.broken.apply_async(("x",), max_attempts=1)
+    second = flow.add.s(10, 20).submit(after=[first, (bad, "failed")])
+    third = flow.app.dag()
+    node = third.add(flow.add, 100, 200)
+    run = third.submit(after=second.job)
+    denied = flow.add.s(1, 1).submit(after=(first.job, "failed"))
+    assert "job" in second.explain()
+    assert second.status == "waiting"
+    with flow.worker():
+        assert run[node].result(timeout=30) == 300
+        assert second.result(timeout=30) == 30
+        with pytest.raises(TaskCancelled) as cancelled:
+            denied.result(timeout=30)
+    assert cancelled.value.error["type"] == "job_dependency_failed"
+    before = [{"job": first.job, "when": "succeeded", "met": True}, {"job": bad.job, "when": "failed", "met": True}]
+    assert flow.app.jobs.get(second.job)["after_jobs"] == before
+    with pytest.raises(NotFound):
+        flow.add.s(1, 1).submit(after="j1-99")
+    with pytest.raises(UsageError, match="comes after jobs"):
+        flow.add.s(1, 1).submit(after=[7])  # type: ignore[list-item]
 
 
 def test_dependents_of_a_failure_are_cancelled_with_its_task_as_the_reason(flow: Flow) -> None:

@@ -205,6 +205,20 @@ fn render(job: &Job) -> String {
         ("tasks", Some(format!("{}: {counts}", job.task_count()))),
         ("key", job.idempotency_key.clone()),
         (
+            "comes after",
+            (!job.after_jobs.is_empty()).then(|| {
+                let before = job.after_jobs.iter().map(|before| {
+                    let end = match before.met {
+                        None => "awaited",
+                        Some(true) => "met",
+                        Some(false) => "not met",
+                    };
+                    format!("{} ({}: {end})", before.job, before.when.as_str())
+                });
+                before.collect::<Vec<_>>().join(", ")
+            }),
+        ),
+        (
             "created",
             Some(time_format::relative(job.created_at.0, now)),
         ),

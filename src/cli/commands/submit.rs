@@ -9,7 +9,7 @@ use clap::Args;
 use sha2::{Digest, Sha256};
 use triarch_sdk::Error;
 use triarch_sdk::wire::exec::KIND as EXEC;
-use triarch_sdk::wire::{ExecPayload, Requires, SubmitJob, TaskSpec};
+use triarch_sdk::wire::{AfterJob, EndCondition, ExecPayload, Requires, SubmitJob, TaskSpec};
 
 use self::array::Array;
 use self::input::Forward;
@@ -67,6 +67,9 @@ pub struct SubmitArgs {
     /// Display name of the job
     #[arg(long)]
     name: Option<String>,
+    /// Job that must succeed first; JOB:failed and JOB:ended wait for other ends; may be repeated
+    #[arg(long = "after", value_name = "JOB[:WHEN]", value_parser = after_job)]
+    after: Vec<AfterJob>,
     /// Key that identifies the job: submitting it again never creates a second job [default: a random key]
     #[arg(long, alias = "key", value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -199,6 +202,9 @@ impl SubmitArgs {
         let mut job = self.work.job_with(Some(key), TaskArgs::read_input)?;
         if self.name.is_some() {
             job.name = self.name;
+        }
+        if !self.after.is_empty() {
+            job.after_jobs.get_or_insert_default().extend(self.after);
         }
         job.idempotency_key = self
             .idempotency_key
@@ -391,6 +397,22 @@ fn stdin_marker(text: &str) -> Result<String, String> {
         _ => {
             Err("the command to run must follow `--`, as in: triarch submit -- echo hi".to_owned())
         }
+    }
+}
+
+/// Parses the id of a job, and how it must end.
+fn after_job(text: &str) -> Result<AfterJob, String> {
+    let (job, when) = text.split_once(':').unwrap_or((text, "succeeded"));
+    let mut known = EndCondition::ALL.into_iter();
+    let when = known.find(|known| known.as_str() == when);
+    match (job.is_empty(), when) {
+        (false, Some(when)) => Ok(AfterJob {
+            job: job.to_owned(),
+            when,
+        }),
+        _ => Err(format!(
+            "'{text}' is not the id of a job, alone or with :succeeded, :failed or :ended behind it"
+        )),
     }
 }
 

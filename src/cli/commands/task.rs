@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use chrono::Utc;
 use clap::{Args, Subcommand};
 use triarch_sdk::wire::{
-    Attempt, Explanation, ListOrder, RawValue, Task, TaskList, TaskSelection, TaskState, TasksQuery,
+    After, Attempt, Explanation, ListOrder, RawValue, Task, TaskList, TaskSelection, TaskState,
+    TasksQuery,
 };
 
 use super::bulk_tasks::{Bulk, Selected, Which, selection};
@@ -417,7 +418,10 @@ fn render(task: &Task) -> String {
         ("note", task.note.clone()),
         (
             "comes after",
-            Some(task.after.join(", ")).filter(|keys| !keys.is_empty()),
+            (!task.after.is_empty()).then(|| {
+                let after: Vec<String> = task.after.iter().map(After::to_string).collect();
+                after.join(", ")
+            }),
         ),
         ("unique key", task.unique_key.clone()),
         (

@@ -342,6 +342,22 @@ impl From<Refusal> for Problem {
                 .with("task", task.to_string())
                 .with("dependency", dependency.to_string())
                 .with("state", state),
+            Refusal::NotNeeded {
+                task,
+                dependency,
+                state,
+            } => Problem::new(Code::Conflict, detail)
+                .with("task", task.to_string())
+                .with("dependency", dependency.to_string())
+                .with("state", state),
+            Refusal::HandlerUnfinished {
+                task,
+                handler,
+                state,
+            } => Problem::new(Code::Conflict, detail)
+                .with("task", task.to_string())
+                .with("handler", handler.to_string())
+                .with("state", state),
             Refusal::ResultPromised { task } => {
                 Problem::new(Code::Conflict, detail).with("task", task.to_string())
             }

@@ -248,12 +248,16 @@ async fn restore(
         .into());
     }
     app.check_table_memory(body.len())?;
-    let command = Command::RestorePart(RestorePart {
+    let restore = RestorePart {
         backup: backup.to_owned(),
         part,
         parts,
         bytes: body,
-    });
+    };
+    let command = match app.table.level() {
+        Level::ONE => Command::RestorePart(restore),
+        _ => Command::RestorePartOfLevel2(restore),
+    };
     let repeated = app.table.read().restored_backup() == Some(backup);
     let (index, reply) = app.propose(&command).await?;
     match reply {

@@ -7,19 +7,22 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use triarch_sdk::wire::{self, exec};
 use triarch_table::command::{
-    Backoff, Concurrency, NewTask, OnDuplicate, OnFailure, Requires, StagePart, SubmitJob, Unique,
+    AfterJob, Backoff, Concurrency, Dependency, NewTask, OnDuplicate, OnFailure, Requires,
+    StagePart, SubmitJob, Unique,
 };
 
 use crate::server::app::App;
 use crate::server::protocol::json::{self, JSON_DEPTH_MAX};
 use crate::server::protocol::problem::{Code, Problem};
 use crate::server::protocol::validate;
+use crate::server::routes::present;
 
 /// Bounds on one task's numbers. A number beyond them is considered a mistake.
 const ATTEMPTS_MAX: u32 = 1_000;
 const TEN_YEARS_MS: u64 = 10 * 366 * 24 * 3_600_000;
 const BACKOFF_FACTOR_MAX: f64 = 1_000.0;
 const TAGS_MAX: usize = 64;
+const AFTER_JOBS_MAX: usize = 64;
 const CONCURRENCY_LIMIT_MAX: u32 = 1_000_000;
 
 /// Parsed submission.
@@ -71,6 +74,13 @@ pub fn parse_job(
         wire::OnFailure::Continue => OnFailure::Continue,
         wire::OnFailure::FailFast => OnFailure::FailFast,
     };
+    let after_jobs = after_jobs(job.after_jobs.unwrap_or_default())?;
+    if !after_jobs.is_empty() && job.part.or(job.parts).is_some() {
+        return Err(Problem::invalid(
+            "after_jobs",
+            "cannot be used for a job in parts: submit a small job that comes after the others, and let it submit this one",
+        ));
+    }
     let digest = Sha256::digest(&canonical).into();
     let name = job.name.unwrap_or_default();
     if let (Some(part), Some(parts)) = (job.part, job.parts) {
@@ -100,10 +110,34 @@ pub fn parse_job(
         idempotency_key: job.idempotency_key,
         body_digest: digest,
         part_digests: Vec::new(),
+        after_jobs,
         name,
         on_failure,
         tasks,
     }))
+}
+
+/// Parses the jobs that a job comes after. The table checks that they exist.
+fn after_jobs(given: Vec<wire::AfterJob>) -> Result<Vec<AfterJob>, Problem> {
+    if given.len() > AFTER_JOBS_MAX {
+        let detail = format!("{} jobs; the limit is {AFTER_JOBS_MAX}", given.len());
+        return Err(Problem::invalid("after_jobs", detail));
+    }
+    let parse = |(after, position): (wire::AfterJob, usize)| {
+        let field = format!("after_jobs[{position}].job");
+        let job = after.job.parse().map_err(|_| {
+            let shown: String = after.job.chars().take(validate::NAME_BYTES_MAX).collect();
+            Problem::invalid(
+                &field,
+                format!("{shown:?} is no id of a job, such as j42-0"),
+            )
+        })?;
+        Ok(AfterJob {
+            job,
+            when: present::condition_from_wire(after.when),
+        })
+    };
+    given.into_iter().zip(0..).map(parse).collect()
 }
 
 /// Parses the task at `position` of a submitted job. An error names its field, such as `tasks[3].priority`.
@@ -126,9 +160,17 @@ fn parse_task(app: &App, position: usize, task: wire::TaskSpec) -> Result<NewTas
         validate::name(&at(&format!("tags[{position}]")), tag)?;
     }
     let after = task.after.unwrap_or_default();
-    for (key, position) in after.iter().zip(0..) {
-        validate::name(&at(&format!("after[{position}]")), key)?;
+    for (after, position) in after.iter().zip(0..) {
+        let field = match after {
+            wire::After::Key(_) => format!("after[{position}]"),
+            wire::After::When(_) => format!("after[{position}].key"),
+        };
+        validate::name(&at(&field), after.key())?;
     }
+    let after = after.into_iter().map(|after| Dependency {
+        when: present::condition_from_wire(after.condition()),
+        key: after.key().to_owned(),
+    });
     let requires = task.requires.unwrap_or_default();
     for (name, value) in &requires.labels {
         validate::name(&at("requires.labels"), name)?;
@@ -169,7 +211,7 @@ fn parse_task(app: &App, position: usize, task: wire::TaskSpec) -> Result<NewTas
         },
         unique: unique(&at, task.unique_key, task.on_duplicate)?,
         concurrency: concurrency(&at, task.concurrency_key, task.concurrency_limit)?,
-        after,
+        after: after.collect(),
         key: task.key,
         kind: task.kind,
         queue,

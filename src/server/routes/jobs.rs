@@ -219,6 +219,15 @@ fn job_to_wire(job: &Job) -> wire::Job {
             OnFailure::Continue => wire::OnFailure::Continue,
             OnFailure::FailFast => wire::OnFailure::FailFast,
         },
+        after_jobs: job
+            .after_jobs
+            .iter()
+            .map(|after| wire::JobBefore {
+                job: after.job.to_string(),
+                when: present::condition_to_wire(after.when),
+                met: after.met,
+            })
+            .collect(),
         created_at: wire::Timestamp::from_unix_ms(job.created_ms),
         finished_at: job.finished_ms.map(wire::Timestamp::from_unix_ms),
     }

@@ -5,7 +5,8 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use triarch_raft::DiskStatus;
 use triarch_sdk::wire;
-use triarch_table::records::task::CancelCause;
+use triarch_table::command::DependencyCondition;
+use triarch_table::records::task::{CancelCause, Life, Task};
 use triarch_table::types::state::{JobState, TaskState, WorkerState};
 
 use crate::server::protocol::problem::Problem;
@@ -108,6 +109,13 @@ pub fn worker_state(state: WorkerState) -> wire::WorkerState {
 pub fn cancellation_error(cause: CancelCause) -> Option<Box<RawValue>> {
     let (kind, task, message) = match cause {
         CancelCause::Asked => return None,
+        CancelCause::JobDependency(job) => {
+            let message = format!(
+                "job {job}, after which this task's job comes, ended in another way than it was to"
+            );
+            let error = json!({"type": "job_dependency_failed", "message": message, "job": job.to_string()});
+            return serde_json::value::to_raw_value(&error).ok();
+        }
         CancelCause::JobFailed(task) => (
             "job_failed",
             task,
@@ -118,9 +126,68 @@ pub fn cancellation_error(cause: CancelCause) -> Option<Box<RawValue>> {
             task,
             format!("task {task}, on which this one depends, ended without success"),
         ),
+        CancelCause::NotNeeded(task) => (
+            "not_needed",
+            task,
+            format!("task {task} ended in a way for which this task is not meant"),
+        ),
     };
     let error = json!({"type": kind, "message": message, "task": task.to_string()});
     serde_json::value::to_raw_value(&error).ok()
+}
+
+/// Returns the error of a task that ended without success. `None` if a client requested its cancellation.
+fn error_of(task: &Task) -> Option<Box<RawValue>> {
+    if let Life::Expired { .. } = task.life {
+        let message = format!("task {} was not started in time", task.id);
+        let error = json!({"type": "expired", "message": message});
+        return serde_json::value::to_raw_value(&error).ok();
+    }
+    task.error()
+        .and_then(raw_json)
+        .or_else(|| cancellation_error(task.cancel_cause()?))
+}
+
+/// Returns what a task that has ended gives to one that comes after it: its result, its error, or either with its state.
+pub fn input_of(task: &Task, when: DependencyCondition) -> Option<Box<RawValue>> {
+    /// How a task ended.
+    #[derive(serde::Serialize)]
+    struct End {
+        state: wire::TaskState,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result: Option<Box<RawValue>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<Box<RawValue>>,
+    }
+    let result = || task.result().and_then(raw_json);
+    match when {
+        DependencyCondition::Succeeded => result(),
+        DependencyCondition::Failed => error_of(task),
+        DependencyCondition::Ended => serde_json::value::to_raw_value(&End {
+            state: task_state(task.state()),
+            result: result(),
+            error: error_of(task),
+        })
+        .ok(),
+    }
+}
+
+/// Converts the condition on a dependency from its wire type.
+pub fn condition_from_wire(when: wire::EndCondition) -> DependencyCondition {
+    match when {
+        wire::EndCondition::Succeeded => DependencyCondition::Succeeded,
+        wire::EndCondition::Failed => DependencyCondition::Failed,
+        wire::EndCondition::Ended => DependencyCondition::Ended,
+    }
+}
+
+/// Converts the condition on a dependency to its wire type.
+pub fn condition_to_wire(when: DependencyCondition) -> wire::EndCondition {
+    match when {
+        DependencyCondition::Succeeded => wire::EndCondition::Succeeded,
+        DependencyCondition::Failed => wire::EndCondition::Failed,
+        DependencyCondition::Ended => wire::EndCondition::Ended,
+    }
 }
 
 /// Converts the status of a node's disk to its wire type.

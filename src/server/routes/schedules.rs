@@ -63,6 +63,10 @@ async fn put(
         )
         .into());
     }
+    if given.job.after_jobs.is_some() {
+        let detail = "must be omitted: the job of a schedule comes after no other job";
+        return Err(Problem::invalid("job.after_jobs", detail).into());
+    }
     let job_text = serde_json::to_vec(&given.job).map_err(|error| {
         Problem::invalid("job", format!("the job cannot be parsed again: {error}"))
     })?;

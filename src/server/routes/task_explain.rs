@@ -2,6 +2,7 @@
 
 use axum::extract::{Path, State};
 use triarch_sdk::wire;
+use triarch_table::command::DependencyCondition;
 use triarch_table::command::reply::Refusal;
 use triarch_table::query::explain::{ClosestWorker, Lack, Reason};
 use triarch_table::types::state::TaskState;
@@ -79,18 +80,38 @@ fn reason_to_wire(table: &Table, task: &Task, reason: Reason) -> wire::Reason {
             tasks: firsts,
             count,
         } => {
-            let keys = task_view::keys_of(table, &firsts);
-            fields.tasks = Some(firsts.iter().map(TaskId::to_string).collect());
+            let conditional = firsts
+                .iter()
+                .any(|(_, when)| *when != DependencyCondition::Succeeded);
+            fields.tasks = Some(firsts.iter().map(|(first, _)| first.to_string()).collect());
             fields.count = Some(u64::from(count));
+            let keys = task_view::after_of(table, firsts.into_iter());
+            let keys: Vec<String> = keys.iter().map(wire::After::to_string).collect();
             let more = match count as usize - keys.len().min(count as usize) {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
             let keys = keys.join(", ");
+            let end = match conditional {
+                true => "ended in the way that it waits for",
+                false => "succeeded",
+            };
             (
                 "dependencies",
-                format!("it waits for {keys}{more}, which have not succeeded yet"),
+                format!("it waits for {keys}{more}, which have not {end} yet"),
             )
+        }
+        Reason::Jobs { jobs } => {
+            fields.jobs = Some(jobs.iter().map(|(job, _)| job.to_string()).collect());
+            let jobs: Vec<String> = jobs
+                .into_iter()
+                .map(|(job, when)| {
+                    let when = present::condition_to_wire(when);
+                    wire::After::when(job.to_string(), when).to_string()
+                })
+                .collect();
+            let jobs = jobs.join(", ");
+            ("jobs", format!("its job waits for {jobs}"))
         }
         Reason::Delayed { until_ms, failures } => {
             let until = wire::Timestamp::from_unix_ms(until_ms);

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use triarch_sdk::json_text::{beginning, without_lone_surrogates};
 use triarch_sdk::wire;
+use triarch_table::command::DependencyCondition;
 use triarch_table::records::task::{Attempt, AttemptEnd, Life, Task};
 use triarch_table::{Table, TaskId};
 
@@ -101,7 +102,7 @@ pub fn task_to_wire(app: &App, table: &Table, task: &Task, fields: Fields) -> wi
         .filter(|requires| !requires.is_empty()),
         tags: policy.tags.clone(),
         after: match fields.after {
-            true => keys_of(table, task.after()),
+            true => after_of(table, task.dependencies()),
             false => Vec::new(),
         },
         unique_key: task.unique_key().map(|key| key.to_string()),
@@ -130,11 +131,16 @@ fn attempt_errors_bytes(task: &Task) -> usize {
     errors.map(Bytes::len).sum()
 }
 
-/// Returns the keys of these tasks.
-pub fn keys_of(table: &Table, tasks: &[TaskId]) -> Vec<String> {
-    let tasks = tasks.iter().filter_map(|&task| table.task(task));
-    tasks
-        .filter_map(|task| task.key().map(str::to_string))
+/// Returns the keys of these tasks, with the conditions on their ends.
+pub fn after_of(
+    table: &Table,
+    dependencies: impl Iterator<Item = (TaskId, DependencyCondition)>,
+) -> Vec<wire::After> {
+    dependencies
+        .filter_map(|(task, when)| {
+            let key = table.task(task)?.key()?;
+            Some(wire::After::when(key, present::condition_to_wire(when)))
+        })
         .collect()
 }
 

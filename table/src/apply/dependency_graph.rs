@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::command::reply::Refusal;
 use crate::command::validate::invalid;
-use crate::command::{NewTask, OnDuplicate};
+use crate::command::{DependencyCondition, NewTask, OnDuplicate};
 use crate::records::job::DeduplicatedTasks;
 use crate::table::Table;
 use crate::types::ids::TaskId;
@@ -27,9 +27,21 @@ pub(super) enum Resolution {
 pub(super) struct DependencyGraph {
     /// The resolution of each submitted task.
     pub resolutions: Vec<Resolution>,
-    /// The dependencies of each submitted task, ascending.
-    pub after: Vec<Box<[TaskId]>>,
+    /// The dependencies of each submitted task.
+    pub after: Vec<Dependencies>,
 }
+
+/// Resolved dependencies of one task.
+#[derive(Debug, Default)]
+pub(super) struct Dependencies {
+    /// The tasks it depends on, ascending.
+    pub after: Box<[TaskId]>,
+    /// The condition of each; empty if all are the default.
+    pub conditions: Box<[DependencyCondition]>,
+}
+
+/// Position of a dependency in the submission, and its condition.
+type Placed = (usize, DependencyCondition);
 
 /// Returns the deduplicated tasks, with their positions in the submission.
 pub(super) fn deduplicated(resolutions: &[Resolution]) -> DeduplicatedTasks {
@@ -56,7 +68,7 @@ impl Table {
     ) -> Result<DependencyGraph, Refusal> {
         let resolutions = self.resolve_unique_keys(tasks, index, position)?;
         let Some(before) = self.dependency_order(tasks)? else {
-            let after = tasks.iter().map(|_| Box::default()).collect();
+            let after = tasks.iter().map(|_| Dependencies::default()).collect();
             return Ok(DependencyGraph { resolutions, after });
         };
         let after = before
@@ -67,7 +79,7 @@ impl Table {
         Ok(DependencyGraph { resolutions, after })
     }
 
-    /// Returns the positions of each task's dependencies, or `None` without any.
+    /// Returns the positions of each task's dependencies with their conditions, or `None` without any.
     ///
     /// # Errors
     ///
@@ -75,7 +87,7 @@ impl Table {
     pub(super) fn dependency_order(
         &self,
         tasks: &[NewTask],
-    ) -> Result<Option<Vec<Vec<usize>>>, Refusal> {
+    ) -> Result<Option<Vec<Vec<Placed>>>, Refusal> {
         let edges: usize = tasks.iter().map(|task| task.after.len()).sum();
         if edges == 0 {
             return Ok(None);
@@ -137,8 +149,8 @@ impl Table {
     }
 }
 
-/// Returns the positions of each task's dependencies.
-fn positions_before(tasks: &[NewTask]) -> Result<Vec<Vec<usize>>, Refusal> {
+/// Returns the positions of each task's dependencies with their conditions.
+fn positions_before(tasks: &[NewTask]) -> Result<Vec<Vec<Placed>>, Refusal> {
     let keyed = tasks.iter().zip(0..);
     let positions: BTreeMap<&str, usize> = keyed
         .filter_map(|(task, at)| Some((task.key.as_deref()?, at)))
@@ -146,7 +158,8 @@ fn positions_before(tasks: &[NewTask]) -> Result<Vec<Vec<usize>>, Refusal> {
     let mut all = Vec::with_capacity(tasks.len());
     for (task, at) in tasks.iter().zip(0..) {
         let mut firsts = Vec::with_capacity(task.after.len());
-        for key in &task.after {
+        for dependency in &task.after {
+            let key = &dependency.key;
             let Some(&first) = positions.get(&**key) else {
                 return Err(refused(
                     at,
@@ -156,11 +169,11 @@ fn positions_before(tasks: &[NewTask]) -> Result<Vec<Vec<usize>>, Refusal> {
             if first == at {
                 return Err(refused(at, format!("{key:?} is its own key")));
             }
-            firsts.push(first);
+            firsts.push((first, dependency.when));
         }
         firsts.sort_unstable();
-        if let Some(twice) = firsts.windows(2).find(|pair| pair[0] == pair[1]) {
-            let key = tasks[twice[0]].key.as_deref().unwrap_or_default();
+        if let Some(twice) = firsts.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            let key = tasks[twice[0].0].key.as_deref().unwrap_or_default();
             return Err(refused(at, format!("{key:?} is named twice")));
         }
         all.push(firsts);
@@ -170,10 +183,12 @@ fn positions_before(tasks: &[NewTask]) -> Result<Vec<Vec<usize>>, Refusal> {
 
 /// Topological sort (Kahn, 1962): removes tasks without remaining dependencies. Tasks that remain are in a cycle or
 /// depend on one.
-fn refuse_cycles(tasks: &[NewTask], before: &[Vec<usize>]) -> Result<(), Refusal> {
+fn refuse_cycles(tasks: &[NewTask], before: &[Vec<Placed>]) -> Result<(), Refusal> {
     let mut followers: Vec<Vec<usize>> = vec![Vec::new(); before.len()];
     for (firsts, at) in before.iter().zip(0..) {
-        firsts.iter().for_each(|&first| followers[first].push(at));
+        firsts
+            .iter()
+            .for_each(|&(first, _)| followers[first].push(at));
     }
     let mut missing: Vec<usize> = before.iter().map(Vec::len).collect();
     let mut free: Vec<usize> = (0..before.len()).filter(|&at| missing[at] == 0).collect();
@@ -189,7 +204,10 @@ fn refuse_cycles(tasks: &[NewTask], before: &[Vec<usize>]) -> Result<(), Refusal
         return Ok(());
     };
     // From any remaining task, a walk back along remaining dependencies ends in the cycle itself.
-    let back = |at: usize| before[at].iter().copied().find(|&first| missing[first] > 0);
+    let back = |at: usize| {
+        let mut firsts = before[at].iter().map(|&(first, _)| first);
+        firsts.find(|&first| missing[first] > 0)
+    };
     let mut at = first;
     for _ in 0..before.len() {
         at = back(at).unwrap_or(at);
@@ -220,9 +238,9 @@ fn after(
     tasks: &[NewTask],
     resolutions: &[Resolution],
     at: usize,
-    firsts: &[usize],
-) -> Result<Box<[TaskId]>, Refusal> {
-    let made = |&first: &usize| match resolutions[first] {
+    firsts: &[Placed],
+) -> Result<Dependencies, Refusal> {
+    let made = |&(first, _): &Placed| match resolutions[first] {
         Resolution::New(task) => Ok(task),
         Resolution::Deduplicated(other) => {
             let key = tasks[first].key.as_deref().unwrap_or_default();
@@ -235,8 +253,17 @@ fn after(
         }
     };
     match resolutions[at] {
-        Resolution::New(_) => firsts.iter().map(made).collect(),
-        Resolution::Deduplicated(_) => Ok(Box::default()),
+        Resolution::New(_) => {
+            let conditions = firsts.iter().map(|&(_, when)| when);
+            let plain = conditions
+                .clone()
+                .all(|when| when == DependencyCondition::default());
+            Ok(Dependencies {
+                after: firsts.iter().map(made).collect::<Result<_, _>>()?,
+                conditions: conditions.filter(|_| !plain).collect(),
+            })
+        }
+        Resolution::Deduplicated(_) => Ok(Dependencies::default()),
     }
 }
 

@@ -101,7 +101,8 @@ impl Table {
             Command::RetryTasks { tasks } => Ok(self.retry_tasks(&tasks, events)),
             Command::StagePart(stage) => self.stage_part(ids, stage, events),
             Command::ForgetJobs { jobs } => Ok(self.forget_jobs(&jobs)),
-            Command::RestorePart(part) => self.restore_part(ids, part, events),
+            Command::RestorePart(part) => self.restore_part(ids, part, true, events),
+            Command::RestorePartOfLevel2(part) => self.restore_part(ids, part, false, events),
             Command::GrantNext { demands } => Ok(self.grant_next(ids, &demands, events)),
             Command::SetTimeBack(set_back) => self.set_time_back(&set_back, events),
         }

@@ -25,6 +25,7 @@ impl Table {
         &mut self,
         ids: &mut IdAllocator,
         received: RestorePart,
+        of_level_1: bool,
         events: &mut Vec<Event>,
     ) -> ApplyResult {
         if self.restored.as_deref() == Some(&*received.backup) {
@@ -57,11 +58,20 @@ impl Table {
                 parts: pending_restore.parts,
             });
         }
-        let read = Table::read(&mut pending_restore.reader());
+        let read = Table::read_any(&mut pending_restore.reader());
         self.pending_restore = None;
-        let restored = read.map_err(|problem| Refusal::BackupDamaged {
+        let read = read.map_err(|problem| Refusal::BackupDamaged {
             problem: problem.to_string(),
         })?;
+        // Programs of level 1 refuse it, and every replica must decide alike.
+        if of_level_1 && !read.is_of_level_1 {
+            let problem = "it has parts that need level 2, and this cluster has level 1: run triarch cluster upgrade, then \
+                           restore it again";
+            return Err(Refusal::BackupDamaged {
+                problem: problem.to_owned(),
+            });
+        }
+        let restored = read.table;
         let id_offset = restored
             .id_index()
             .max(self.id_index())

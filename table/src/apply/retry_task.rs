@@ -1,8 +1,10 @@
 //! Retry of a terminal task: it goes back into its queue with a fresh budget of attempts. Its history stays and its
 //! attempts are counted on; its job runs again.
 //!
-//! Tasks that were cancelled because this one ended without success wait for it again, and so do their dependents. The
-//! exception are tasks of which another dependency ended without success, too.
+//! Tasks that were cancelled because of the way in which this one ended wait for it again, and so do their dependents. The
+//! exception are tasks of which another dependency ended in such a way, too. A dependent that has run because of this end,
+//! such as one that handles the failure, has done its work and does not run again. While it has not ended, the retry is
+//! refused, because its input would change under it.
 
 use std::collections::BTreeSet;
 
@@ -11,6 +13,7 @@ use crate::command::event::Event;
 use crate::command::reply::{ApplyResult, Refusal, Reply};
 use crate::command::validate::request_id_reused;
 use crate::records::dedup::RecordedReply;
+use crate::records::job::Job;
 use crate::records::task::{CancelCause, Life, Task};
 use crate::table::Table;
 use crate::types::ids::TaskId;
@@ -59,12 +62,24 @@ impl Table {
         }
         let on = self
             .missing_inputs(task, &BTreeSet::new())
-            .map_err(|ended| Refusal::DependencyEnded {
-                task: id,
-                dependency: ended.id,
-                state: ended.state().as_str().to_owned(),
+            .map_err(|ended| {
+                let (dependency, state) = (ended.id, ended.state().as_str().to_owned());
+                match ended.state() {
+                    TaskState::Succeeded => Refusal::NotNeeded {
+                        task: id,
+                        dependency,
+                        state,
+                    },
+                    _ => Refusal::DependencyEnded {
+                        task: id,
+                        dependency,
+                        state,
+                    },
+                }
             })?;
+        let on = on + self.jobs_to_wait_for(task);
         let revived = self.revived_by(id);
+        let waiting = self.dependents_at_retry(id, &revived)?;
         self.check_retry_bounds(id, &revived)?;
 
         let life = match on {
@@ -78,11 +93,9 @@ impl Table {
             },
         };
         self.change_task(id, events, |task| reset_attempts(task, life));
+        let retried: BTreeSet<TaskId> = revived.iter().copied().chain([id]).collect();
         for dependent in revived {
-            let task = self.tasks.get(dependent).expect("it was found");
-            let on = self
-                .missing_inputs(task, &BTreeSet::new())
-                .expect("what ended the hope of it was revived before");
+            let on = self.missing_at_retry(dependent, &retried);
             let life = Life::Waiting {
                 on,
                 not_before_ms: 0,
@@ -90,27 +103,84 @@ impl Table {
             };
             self.change_task(dependent, events, |task| reset_attempts(task, life));
         }
+        for dependent in waiting {
+            let missing = self.missing_at_retry(dependent, &retried);
+            self.change_task(dependent, events, |task| {
+                if let Life::Waiting { on, .. } = &mut task.life {
+                    *on = missing;
+                }
+            });
+        }
         Ok(())
     }
 
-    /// Counts the dependencies of a task that have not succeeded.
+    /// Returns the waiting tasks for which the end of these tasks counted already, and counts no more.
     ///
     /// # Errors
     ///
-    /// Returns the first dependency that ended without success and is not among the `revived`.
+    /// Returns a refusal if another task has started because of the end of one of them and has not ended.
+    fn dependents_at_retry(
+        &self,
+        id: TaskId,
+        revived: &[TaskId],
+    ) -> Result<BTreeSet<TaskId>, Refusal> {
+        let mut waiting = BTreeSet::new();
+        for &first in std::iter::once(&id).chain(revived) {
+            for dependent in self.index.dependents_of(first) {
+                let Some(task) = self.tasks.get(dependent) else {
+                    continue;
+                };
+                match task.life {
+                    Life::Waiting { .. } => {
+                        waiting.insert(dependent);
+                    }
+                    Life::Delayed { .. } | Life::Queued { .. } | Life::Running { .. } => {
+                        return Err(Refusal::HandlerUnfinished {
+                            task: first,
+                            handler: dependent,
+                            state: task.state().as_str().to_owned(),
+                        });
+                    }
+                    Life::Succeeded { .. }
+                    | Life::Failed { .. }
+                    | Life::Cancelled { .. }
+                    | Life::Expired { .. } => {}
+                }
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Returns 1 if a task without dependencies waits for the jobs before its own.
+    fn jobs_to_wait_for(&self, task: &Task) -> u32 {
+        let job = self.jobs.get(task.job).filter(|_| task.after().is_empty());
+        u32::from(job.is_some_and(Job::waits_for_jobs))
+    }
+
+    /// Counts the dependencies that a task waits for once all these are retried.
+    fn missing_at_retry(&self, id: TaskId, retried: &BTreeSet<TaskId>) -> u32 {
+        let task = self.tasks.get(id).expect("it was found");
+        self.missing_inputs(task, retried)
+            .expect("what ended the hope of it is retried")
+    }
+
+    /// Counts the dependencies of a task that have not ended, or are `revived`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first dependency whose end does not meet its condition, and which is not among the `revived`.
     fn missing_inputs(&self, task: &Task, revived: &BTreeSet<TaskId>) -> Result<u32, &Task> {
         let mut missing = 0;
-        for first in task
-            .after()
-            .iter()
-            .filter_map(|&first| self.tasks.get(first))
-        {
-            let state = first.state();
-            if state.is_terminal() && state != TaskState::Succeeded && !revived.contains(&first.id)
-            {
-                return Err(first);
+        for (first, when) in task.dependencies() {
+            let Some(first) = self.tasks.get(first) else {
+                continue;
+            };
+            match first.meets(when) {
+                Some(_) if revived.contains(&first.id) => missing += 1,
+                Some(true) => {}
+                Some(false) => return Err(first),
+                None => missing += 1,
             }
-            missing += u32::from(state != TaskState::Succeeded);
         }
         Ok(missing)
     }
@@ -123,8 +193,10 @@ impl Table {
         while let Some(first) = front.pop() {
             for dependent in self.index.dependents_of(first) {
                 let hopeful = self.tasks.get(dependent).is_some_and(|task| {
-                    matches!(task.cancel_cause(), Some(CancelCause::Dependency(_)))
-                        && self.missing_inputs(task, &revived).is_ok()
+                    matches!(
+                        task.cancel_cause(),
+                        Some(CancelCause::Dependency(_) | CancelCause::NotNeeded(_))
+                    ) && self.missing_inputs(task, &revived).is_ok()
                 });
                 if hopeful && revived.insert(dependent) {
                     order.push(dependent);

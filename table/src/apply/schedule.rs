@@ -94,6 +94,13 @@ impl Table {
                 });
             }
         }
+        if !put.job.after_jobs.is_empty() {
+            return Err(Refusal::Invalid {
+                field: "job.after_jobs".to_owned(),
+                problem: "must be omitted: the job of a schedule comes after no other job"
+                    .to_owned(),
+            });
+        }
         self.limits
             .check_submission(&put.job)
             .and_then(|()| self.dependency_order(&put.job.tasks))

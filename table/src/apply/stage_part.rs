@@ -147,6 +147,7 @@ fn whole(staged: &StagedJob) -> SubmitJob {
         idempotency_key: Some(staged.key.to_string()),
         body_digest: body.finalize().into(),
         part_digests,
+        after_jobs: Vec::new(),
         name: staged.name.to_string(),
         on_failure: staged.on_failure,
         tasks: tasks.flat_map(|part| part.tasks.iter().cloned()).collect(),

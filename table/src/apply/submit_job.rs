@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::id_allocator::IdAllocator;
-use crate::apply::dependency_graph::{DependencyGraph, Resolution, deduplicated};
+use crate::apply::dependency_graph::{Dependencies, DependencyGraph, Resolution, deduplicated};
 use crate::command::event::Event;
 use crate::command::reply::{ApplyResult, Refusal, Reply};
 use crate::command::validate::request_id_reused;
-use crate::command::{NewTask, RequestId, SubmitJob};
+use crate::command::{AfterJob, NewTask, RequestId, SubmitJob};
 use crate::records::dedup::RecordedReply;
-use crate::records::job::{Counts, DeduplicatedTasks, Idempotency, Job, SubmissionReceipt};
-use crate::records::task::{Class, Life, Policy, Task, TaskConstraints, TaskSpec};
+use crate::records::job::{
+    Counts, DeduplicatedTasks, Idempotency, Job, JobDependency, SubmissionReceipt,
+};
+use crate::records::task::{CancelCause, Class, Life, Policy, Task, TaskConstraints, TaskSpec};
 use crate::table::Table;
 use crate::types::ids::{IDS_PER_ENTRY_MAX, JobId, TaskId};
 
@@ -26,6 +28,7 @@ impl Table {
             return result;
         }
         self.limits.check_submission(&submit)?;
+        let after_jobs = self.job_dependencies(&submit.after_jobs)?;
         let DependencyGraph { resolutions, after } =
             self.dependency_graph(&submit.tasks, ids.index, ids.tasks)?;
         let deduplicated = deduplicated(&resolutions);
@@ -76,7 +79,10 @@ impl Table {
             bytes: 0,
             idempotency,
             deduplicated,
+            not_needed: 0,
+            after_jobs,
         };
+        let waits_for_jobs = job.waits_for_jobs();
         events.push(Event::JobSubmitted { job: id });
         for class in &classes {
             self.open_queue(&class.queue);
@@ -85,7 +91,8 @@ impl Table {
         for (((task_id, task), after), class) in
             job.task_ids().zip(tasks).zip(after_of_new).zip(classes)
         {
-            let task = self.new_task(task_id, id, task, after, class, &mut last_policy);
+            let owner = (id, waits_for_jobs);
+            let task = self.new_task(task_id, owner, task, after, class, &mut last_policy);
             job.counts.add(task.state());
             job.bytes += task.bytes();
             events.push(Event::TaskChanged {
@@ -99,7 +106,13 @@ impl Table {
         }
         let receipt = job.receipt();
         self.index.add_job(&job);
+        self.index.add_job_dependencies(&job);
+        let denied_by = job.after_jobs.iter().find(|after| after.met == Some(false));
+        let denied_by = denied_by.map(|after| after.job);
         self.jobs.push(job);
+        if let Some(first) = denied_by {
+            self.cancel_unfinished(id, CancelCause::JobDependency(first), events);
+        }
         let tasks = receipt.task_ids();
         let reply = RecordedReply::Submitted {
             body_digest: submit.body_digest,
@@ -112,6 +125,24 @@ impl Table {
             tasks,
             duplicate: false,
         })
+    }
+
+    /// Resolves the jobs that a submission comes after.
+    ///
+    /// # Errors
+    ///
+    /// Returns a refusal if one of them is not in the table, or not any more.
+    fn job_dependencies(&self, after_jobs: &[AfterJob]) -> Result<Box<[JobDependency]>, Refusal> {
+        let resolve = |after: &AfterJob| {
+            let job = self.jobs.get(after.job);
+            let job = job.ok_or(Refusal::JobNotFound(after.job))?;
+            Ok(JobDependency {
+                job: after.job,
+                when: after.when,
+                met: job.meets(after.when),
+            })
+        };
+        after_jobs.iter().map(resolve).collect()
     }
 
     /// Handles a submission of which every task was deduplicated: no job is made, and only the reply is stored.
@@ -296,18 +327,20 @@ impl Table {
     fn new_task(
         &mut self,
         id: TaskId,
-        job: JobId,
+        (job, job_waits): (JobId, bool),
         task: NewTask,
-        after: Box<[TaskId]>,
+        dependencies: Dependencies,
         class: Arc<Class>,
         last_policy: &mut Option<Arc<Policy>>,
     ) -> Task {
         let not_before_ms = task.not_before_ms.unwrap_or(0);
-        let life = if after.is_empty() {
+        let Dependencies { after, conditions } = dependencies;
+        let life = if after.is_empty() && !job_waits {
             self.ready_from(not_before_ms.max(self.now_ms.saturating_add(task.delay_ms)))
         } else {
             Life::Waiting {
-                on: after.len() as u32,
+                // A task without dependencies waits for the jobs that its job comes after.
+                on: (after.len() as u32).max(1),
                 not_before_ms,
                 delay_ms: task.delay_ms,
             }
@@ -316,6 +349,7 @@ impl Table {
             after,
             unique_key: task.unique.map(|unique| Arc::from(unique.key)),
             concurrency: task.concurrency,
+            conditions,
         };
         let policy = Policy {
             priority: task.priority,
@@ -407,6 +441,7 @@ mod tests {
             idempotency_key: None,
             body_digest: [0; 32],
             part_digests: Vec::new(),
+            after_jobs: Vec::new(),
             name: String::new(),
             on_failure: OnFailure::Continue,
             tasks: vec![task; tasks],

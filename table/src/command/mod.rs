@@ -4,10 +4,14 @@
 //! a new codec version (see [`codec`]).
 
 pub mod codec;
+pub(crate) mod dependency;
 pub mod event;
+pub(crate) mod later_parts;
 mod level_2;
 pub mod reply;
 pub(crate) mod validate;
+
+pub use dependency::{AfterJob, Dependency, DependencyCondition};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -161,6 +165,8 @@ pub enum Command {
     },
     /// Sets the table's time back, after most of the masters' clocks were ahead once. Level 2 and above.
     SetTimeBack(SetTimeBack),
+    /// As [`Command::RestorePart`], for a backup that may have parts of level 2. Clusters of level 1 have no such command.
+    RestorePartOfLevel2(RestorePart),
 }
 
 /// New time of a table whose time is ahead. See [`Command::SetTimeBack`].
@@ -322,6 +328,9 @@ pub struct SubmitJob {
     pub on_failure: OnFailure,
     /// Its tasks; at least one.
     pub tasks: Vec<NewTask>,
+    /// Jobs that must end before any of its tasks may start. Travels after the command, see [`codec`].
+    #[serde(skip)]
+    pub after_jobs: Vec<AfterJob>,
 }
 
 /// One part of a multipart job. See [`Command::StagePart`].
@@ -384,8 +393,9 @@ pub struct NewTask {
     pub requires: Requires,
     /// Arbitrary words to filter by.
     pub tags: Vec<String>,
-    /// Keys of tasks of the same job that must succeed before this one starts. It gets their results as inputs.
-    pub after: Vec<String>,
+    /// Tasks of the same job that must end before this one starts, each as its condition says. It gets their results or
+    /// errors as inputs.
+    pub after: Vec<Dependency>,
     /// Unique key: at most one unfinished task of the whole table has it.
     pub unique: Option<Unique>,
     /// Concurrency key: a bounded number of tasks with this key run at once.

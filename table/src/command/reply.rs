@@ -230,4 +230,28 @@ pub enum Refusal {
         /// The problem with it.
         problem: String,
     },
+    /// A task cannot be retried while another one runs because of its end.
+    #[error(
+        "task {handler} started because task {task} had ended, and is {state}: wait for its end or cancel it, then retry"
+    )]
+    HandlerUnfinished {
+        /// The task.
+        task: TaskId,
+        /// The other task.
+        handler: TaskId,
+        /// The state of the other task.
+        state: String,
+    },
+    /// A task cannot be retried that is meant for another end of one that it comes after.
+    #[error(
+        "task {task} is meant for the failure of task {dependency}, which is {state}: it is not needed"
+    )]
+    NotNeeded {
+        /// The task.
+        task: TaskId,
+        /// The task it comes after.
+        dependency: TaskId,
+        /// The state of that task.
+        state: String,
+    },
 }

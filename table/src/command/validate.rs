@@ -34,6 +34,14 @@ impl Limits {
             self.check_name("idempotency_key", key)?;
         }
         self.check_length("name", &submit.name)?;
+        self.check_count("after_jobs", submit.after_jobs.len(), 0, self.words_max)?;
+        let mut jobs = BTreeSet::new();
+        for (after, at) in submit.after_jobs.iter().zip(0..) {
+            if !jobs.insert(after.job) {
+                let field = format!("after_jobs[{at}].job");
+                return Err(invalid(field, format!("{} is named twice", after.job)));
+            }
+        }
         self.check_tasks(&submit.tasks)
     }
 
@@ -133,7 +141,9 @@ impl Limits {
         }
         at_most("tags", task.tags.len() as u64, u64::from(self.words_max))?;
         task.tags.iter().try_for_each(|tag| name("tags", tag))?;
-        task.after.iter().try_for_each(|key| name("after", key))?;
+        task.after
+            .iter()
+            .try_for_each(|dependency| name("after", &dependency.key))?;
         if let Some(unique) = &task.unique {
             name("unique_key", &unique.key)?;
         }

@@ -56,6 +56,8 @@ pub(crate) struct SecondaryIndexes {
     pub job_keys: BTreeMap<Arc<str>, JobId>,
     /// Edges of the dependency graph: each task with its dependents, as long as both are in the table.
     pub dependents: BTreeSet<(TaskId, TaskId)>,
+    /// Unfinished jobs that other jobs wait for, each with those.
+    pub waiting_jobs: BTreeSet<(JobId, JobId)>,
     /// Unfinished tasks by their unique keys.
     pub unique_keys: BTreeMap<Arc<str>, TaskId>,
 }
@@ -245,6 +247,28 @@ impl SecondaryIndexes {
             .map(|&(_, dependent)| dependent)
     }
 
+    /// Adds the jobs that a job waits for.
+    pub fn add_job_dependencies(&mut self, job: &Job) {
+        if job.waits_for_jobs() {
+            let pending = job.after_jobs.iter().filter(|after| after.met.is_none());
+            self.waiting_jobs
+                .extend(pending.map(|after| (after.job, job.id)));
+        }
+    }
+
+    /// Removes the jobs that a job waits for, before that changes.
+    pub fn remove_job_dependencies(&mut self, job: &Job) {
+        for after in &job.after_jobs {
+            self.waiting_jobs.remove(&(after.job, job.id));
+        }
+    }
+
+    /// Returns the jobs that wait for this one, ascending.
+    pub fn jobs_waiting_for(&self, job: JobId) -> impl Iterator<Item = JobId> + '_ {
+        let pairs = (job, JobId(0))..=(job, JobId(u64::MAX));
+        self.waiting_jobs.range(pairs).map(|&(_, waiting)| waiting)
+    }
+
     pub fn add_job(&mut self, job: &Job) {
         self.finish_job(job);
         if let Some(idempotency) = &job.idempotency {
@@ -349,6 +373,7 @@ impl SecondaryIndexes {
         assert_eq!(self.worker_counts, rebuilt.worker_counts);
         assert_eq!(self.job_keys, rebuilt.job_keys);
         assert_eq!(self.dependents, rebuilt.dependents);
+        assert_eq!(self.waiting_jobs, rebuilt.waiting_jobs);
         assert_eq!(self.unique_keys, rebuilt.unique_keys);
         assert_eq!(self, rebuilt);
     }

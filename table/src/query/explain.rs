@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use crate::command::DependencyCondition;
 use crate::index::ready_queue::Rank;
 use crate::records::task::{Class, Life, QueuePosition, Task};
 use crate::records::worker::Worker;
 use crate::table::Table;
-use crate::types::ids::{TaskId, WorkerId};
+use crate::types::ids::{JobId, TaskId, WorkerId};
 use crate::types::state::TaskState;
 
 /// Maximum number of dependencies that an explanation names.
@@ -26,12 +27,17 @@ pub enum Reason {
         /// The worker that runs it.
         worker: WorkerId,
     },
-    /// Dependencies of the task have not succeeded yet.
+    /// Dependencies of the task have not ended yet.
     Dependencies {
-        /// The first of these dependencies.
-        tasks: Vec<TaskId>,
+        /// The first of these dependencies, each with the condition on its end.
+        tasks: Vec<(TaskId, DependencyCondition)>,
         /// The number of these dependencies.
         count: u32,
+    },
+    /// Jobs that the task's job comes after have not ended yet.
+    Jobs {
+        /// These jobs, each with the condition on its end.
+        jobs: Vec<(JobId, DependencyCondition)>,
     },
     /// The task waits for a time.
     Delayed {
@@ -118,7 +124,13 @@ impl Table {
         let task = self.tasks.get(id)?;
         let now_ms = now_ms.max(self.now_ms);
         Some(match task.life {
-            Life::Waiting { on, .. } => vec![self.dependencies(task, on)],
+            Life::Waiting { on, .. } => {
+                let dependencies = (!task.after().is_empty()).then(|| self.dependencies(task, on));
+                dependencies
+                    .into_iter()
+                    .chain(self.jobs_before(task))
+                    .collect()
+            }
             Life::Delayed { until_ms } => vec![Reason::Delayed {
                 until_ms,
                 failures: task.failures,
@@ -134,18 +146,21 @@ impl Table {
         })
     }
 
+    fn jobs_before(&self, task: &Task) -> Option<Reason> {
+        let job = self.jobs.get(task.job).filter(|job| job.waits_for_jobs())?;
+        let pending = job.after_jobs.iter().filter(|after| after.met.is_none());
+        let jobs = pending.map(|after| (after.job, after.when)).collect();
+        Some(Reason::Jobs { jobs })
+    }
+
     fn dependencies(&self, task: &Task, count: u32) -> Reason {
-        let missing = |first: &&TaskId| {
-            let state = self.tasks.get(**first).map(Task::state);
-            state != Some(TaskState::Succeeded)
+        let missing = |(first, _): &(TaskId, DependencyCondition)| {
+            let state = self.tasks.get(*first).map(Task::state);
+            !state.is_some_and(TaskState::is_terminal)
         };
-        let tasks = task
-            .after()
-            .iter()
-            .filter(missing)
-            .take(DEPENDENCIES_SHOWN_MAX);
+        let tasks = task.dependencies().filter(missing);
         Reason::Dependencies {
-            tasks: tasks.copied().collect(),
+            tasks: tasks.take(DEPENDENCIES_SHOWN_MAX).collect(),
             count,
         }
     }

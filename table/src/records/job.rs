@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::OnFailure;
+use crate::command::{DependencyCondition, OnFailure};
 use crate::records::paged::Record;
 use crate::types::ids::{JobId, TaskId};
 use crate::types::state::{JobState, TaskState};
@@ -37,6 +37,23 @@ pub struct Job {
     pub idempotency: Option<Arc<Idempotency>>,
     /// Submitted tasks that were deduplicated.
     pub deduplicated: DeduplicatedTasks,
+    /// The number of its tasks that were cancelled because they are not needed. Derived from the tasks.
+    #[serde(skip)]
+    pub not_needed: u32,
+    /// The jobs it comes after. A snapshot has them in a record of their own.
+    #[serde(skip)]
+    pub after_jobs: Box<[JobDependency]>,
+}
+
+/// Dependency of a job on another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobDependency {
+    /// The other job. It may be forgotten once it has ended.
+    pub job: JobId,
+    /// How it must end.
+    pub when: DependencyCondition,
+    /// Whether it has ended so; `None` while it is unfinished.
+    pub met: Option<bool>,
 }
 
 /// Existing tasks that replace submitted ones with the same unique key, each with its position in the submission;
@@ -90,11 +107,36 @@ impl Job {
             JobState::Running
         } else if self.counts.of(TaskState::Failed) + self.counts.of(TaskState::Expired) > 0 {
             JobState::Failed
-        } else if self.counts.of(TaskState::Cancelled) > 0 {
+        } else if self.counts.of(TaskState::Cancelled) > u64::from(self.not_needed) {
             JobState::Cancelled
         } else {
             JobState::Succeeded
         }
+    }
+
+    /// Returns whether it waits for other jobs.
+    pub fn waits_for_jobs(&self) -> bool {
+        self.after_jobs.iter().any(|after| after.met.is_none()) && !self.is_denied()
+    }
+
+    /// Returns whether a job that it comes after ended in another way than it was to.
+    fn is_denied(&self) -> bool {
+        self.after_jobs.iter().any(|after| after.met == Some(false))
+    }
+
+    /// Returns whether its end meets this condition of another job; `None` while it is unfinished.
+    pub(crate) fn meets(&self, when: DependencyCondition) -> Option<bool> {
+        let state = self.state();
+        if state == JobState::Running {
+            return None;
+        }
+        Some(match when {
+            DependencyCondition::Succeeded => state == JobState::Succeeded,
+            DependencyCondition::Failed => {
+                state == JobState::Failed || state == JobState::Cancelled && self.is_denied()
+            }
+            DependencyCondition::Ended => true,
+        })
     }
 
     /// Returns the ids of its tasks in the order submitted.

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::command::dependency::PlacedCondition;
+use crate::command::later_parts::put_conditions;
 use crate::command::{CatchUp, Overlap, SubmitJob};
 use crate::types::ids::JobId;
 
@@ -105,6 +107,13 @@ impl Schedules {
         }
         self.by_name
             .insert(schedule.name.clone(), Arc::new(schedule));
+    }
+
+    /// Puts the conditions of dependencies into the job of a schedule that was just read. Returns whether they fit.
+    pub fn put_conditions(&mut self, name: &str, conditions: &[PlacedCondition]) -> bool {
+        let schedule = self.by_name.get_mut(name).and_then(Arc::get_mut);
+        let job = schedule.and_then(|schedule| Arc::get_mut(&mut schedule.job));
+        job.is_some_and(|job| put_conditions(&mut job.tasks, conditions))
     }
 
     /// Removes a schedule.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::command::reply::Lease;
-use crate::command::{Backoff, Concurrency, Requires};
+use crate::command::{Backoff, Concurrency, DependencyCondition, Requires};
 use crate::records::paged::Record;
 use crate::types::ids::{JobId, TaskId, Token, WorkerId};
 use crate::types::state::TaskState;
@@ -60,6 +60,9 @@ pub struct TaskConstraints {
     pub unique_key: Option<Arc<str>>,
     /// See [`crate::command::NewTask::concurrency`].
     pub concurrency: Option<Concurrency>,
+    /// The condition of each task in `after`; empty if all are the default. A snapshot has it in a record of its own.
+    #[serde(skip)]
+    pub conditions: Box<[DependencyCondition]>,
 }
 
 /// Scheduling class: the properties that decide which workers may take a task. Tasks of one class differ for the
@@ -163,6 +166,11 @@ pub enum CancelCause {
     JobFailed(TaskId),
     /// This task, on which it depends, ended without success.
     Dependency(TaskId),
+    /// This task, on which it depends, ended in a way for which it is not meant, such as a success where it handles a
+    /// failure. It counts as no failure of the job. Clusters of level 1 have no such cause.
+    NotNeeded(TaskId),
+    /// This job, which its job comes after, ended in another way than it was to. Clusters of level 1 have no such cause.
+    JobDependency(JobId),
 }
 
 /// Position in a queue, assigned when a task becomes ready and kept until an attempt was really made.
@@ -294,6 +302,56 @@ impl Task {
             .constraints
             .as_ref()
             .map_or(&[], |constraints| &constraints.after)
+    }
+
+    /// Returns the tasks it depends on, ascending, each with the condition on its end.
+    pub fn dependencies(&self) -> impl Iterator<Item = (TaskId, DependencyCondition)> + '_ {
+        let conditions = self.conditions().iter().copied();
+        let conditions = conditions.chain(std::iter::repeat(DependencyCondition::default()));
+        self.after().iter().copied().zip(conditions)
+    }
+
+    /// Returns the conditions of its dependencies; empty if all are the default.
+    pub fn conditions(&self) -> &[DependencyCondition] {
+        self.spec
+            .constraints
+            .as_ref()
+            .map_or(&[], |constraints| &constraints.conditions)
+    }
+
+    /// Returns the condition on the end of a task that it depends on.
+    pub(crate) fn condition_on(&self, first: TaskId) -> DependencyCondition {
+        let at = self.after().binary_search(&first).ok();
+        at.and_then(|at| self.conditions().get(at).copied())
+            .unwrap_or_default()
+    }
+
+    /// Returns whether its end meets this condition of a dependent; `None` while it has not ended.
+    pub(crate) fn meets(&self, condition: DependencyCondition) -> Option<bool> {
+        let failed = match self.life {
+            Life::Succeeded { .. } => false,
+            Life::Failed { .. } | Life::Expired { .. } => true,
+            Life::Cancelled { cause, .. } => match cause {
+                CancelCause::Dependency(_)
+                | CancelCause::JobFailed(_)
+                | CancelCause::JobDependency(_) => true,
+                CancelCause::Asked | CancelCause::NotNeeded(_) => false,
+            },
+            Life::Waiting { .. }
+            | Life::Delayed { .. }
+            | Life::Queued { .. }
+            | Life::Running { .. } => return None,
+        };
+        Some(match condition {
+            DependencyCondition::Succeeded => self.state() == TaskState::Succeeded,
+            DependencyCondition::Failed => failed,
+            DependencyCondition::Ended => true,
+        })
+    }
+
+    /// Returns whether it was cancelled because it is not needed.
+    pub fn is_not_needed(&self) -> bool {
+        matches!(self.cancel_cause(), Some(CancelCause::NotNeeded(_)))
     }
 
     /// Returns its unique key: at most one unfinished task has it.

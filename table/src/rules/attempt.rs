@@ -11,8 +11,20 @@ use crate::command::event::Event;
 use crate::command::reply::Lease;
 use crate::records::task::{Attempt, AttemptEnd, CancelCause, Life};
 use crate::rules::backoff::backoff_ms;
+use crate::rules::dependency_effect::DependencyEffect;
 use crate::table::Table;
 use crate::types::ids::{TaskId, Token, WorkerId};
+
+/// Effects of the end of an attempt.
+#[derive(Debug)]
+pub(crate) struct EndedAttempt {
+    /// The worker that made it.
+    pub worker: WorkerId,
+    /// Whether it counts for or against the worker, if it does.
+    pub worker_succeeded: Option<bool>,
+    /// The effect on other tasks.
+    pub effect: Option<DependencyEffect>,
+}
 
 /// What follows a failure, while attempts are left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,13 +104,32 @@ impl Table {
         self.index.set_queue(queue);
     }
 
-    /// Ends the lease of a running task, and moves the task to the state that follows from the outcome.
+    /// Ends the lease of a running task, moves the task to the state that follows from the outcome, and propagates the
+    /// effects.
     pub(crate) fn end_attempt(
         &mut self,
         id: TaskId,
         outcome: AttemptOutcome,
         events: &mut Vec<Event>,
     ) {
+        let ended = self.end_attempt_only(id, outcome, events);
+        if let Some(effect) = ended.effect {
+            self.propagate(effect, events);
+        }
+        match ended.worker_succeeded {
+            Some(true) => self.record_success(id, ended.worker, events),
+            Some(false) => self.record_failure(id, ended.worker, events),
+            None => {}
+        }
+    }
+
+    /// As [`Table::end_attempt`], but returns the effects instead of propagating them.
+    pub(crate) fn end_attempt_only(
+        &mut self,
+        id: TaskId,
+        outcome: AttemptOutcome,
+        events: &mut Vec<Event>,
+    ) -> EndedAttempt {
         let now_ms = self.now_ms;
         let task = self.tasks.get(id).expect("the caller found it");
         let Life::Running {
@@ -194,7 +225,7 @@ impl Table {
             worker,
             token,
         });
-        self.change_task(id, events, |task| {
+        let effect = self.change_task_only(id, events, |task| {
             let attempt = task.attempt;
             if task.history.len() >= kept_max {
                 task.history.drain(..=task.history.len() - kept_max);
@@ -215,10 +246,10 @@ impl Table {
             }
             task.life = life;
         });
-        match worker_succeeded {
-            Some(true) => self.record_success(id, worker, events),
-            Some(false) => self.record_failure(id, worker, events),
-            None => {}
+        EndedAttempt {
+            worker,
+            worker_succeeded,
+            effect,
         }
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod attempt;
 pub(crate) mod backoff;
 pub(crate) mod dependencies;
+pub(crate) mod dependency_effect;
 pub(crate) mod quarantine;
 
 mod transition;

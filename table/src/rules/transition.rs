@@ -6,7 +6,7 @@
 
 use crate::command::event::Event;
 use crate::records::task::Task;
-use crate::rules::dependencies::DependencyEffect;
+use crate::rules::dependency_effect::DependencyEffect;
 use crate::table::Table;
 use crate::types::ids::TaskId;
 
@@ -33,16 +33,19 @@ impl Table {
     ) -> Option<DependencyEffect> {
         let task = self.tasks.get_mut(id).expect("the caller found it");
         let (state_before, bytes_before) = (task.state(), task.bytes());
+        let not_needed_before = task.is_not_needed();
         self.index.drop_task(task);
         change(task);
         self.index.add_task(task);
         let (state, bytes, job_id) = (task.state(), task.bytes(), task.job);
+        let not_needed = task.is_not_needed();
 
         let job = self.jobs.get_mut(job_id).expect("a task's job is there");
         self.index.reopen_job(job);
         job.counts.remove(state_before);
         job.counts.add(state);
         job.bytes = job.bytes - bytes_before + bytes;
+        job.not_needed = job.not_needed - u32::from(not_needed_before) + u32::from(not_needed);
         let was_finished = job.finished_ms.is_some();
         let is_finished = job.counts.unfinished() == 0;
         if was_finished != is_finished {
@@ -64,6 +67,10 @@ impl Table {
                 state: job_state,
             });
         }
-        DependencyEffect::of(id, state_before, state, on_failure).filter(|_| !is_finished)
+        if is_finished {
+            let is_awaited = self.index.jobs_waiting_for(job_id).next().is_some();
+            return (!was_finished && is_awaited).then_some(DependencyEffect::JobEnded(job_id));
+        }
+        DependencyEffect::of(id, state_before, state, on_failure)
     }
 }

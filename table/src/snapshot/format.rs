@@ -6,9 +6,10 @@ use std::io;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::command::RestorePart;
+use crate::command::dependency::PlacedCondition;
+use crate::command::{DependencyCondition, RestorePart};
 use crate::records::dedup::{AnsweredRequest, RetiredKey};
-use crate::records::job::Job;
+use crate::records::job::{Job, JobDependency};
 use crate::records::queue::Queue;
 use crate::records::schedule::Schedule;
 use crate::records::staged_job::StagedJob;
@@ -60,7 +61,20 @@ pub(super) enum Record<'a> {
     End {
         digest: u64,
     },
+    /// Conditions of the dependencies of the task before it. Tables of level 1 have none.
+    Conditions(Cow<'a, [DependencyCondition]>),
+    /// Conditions of dependencies in the submission before it: in this part of a staged job, or in the job of a schedule.
+    /// Tables of level 1 have none.
+    SubmittedConditions {
+        part: u32,
+        conditions: Vec<PlacedCondition>,
+    },
+    /// The jobs that the job before it comes after. Tables of level 1 have none.
+    AfterJobs(Cow<'a, [JobDependency]>),
 }
+
+/// Part of a job in a schedule, which has no parts.
+pub(super) const WHOLE: u32 = 0;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct TaskRecord<'a> {

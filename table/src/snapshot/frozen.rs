@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::command::RestorePart;
+use crate::command::later_parts::conditions_of;
+use crate::command::{NewTask, RestorePart};
 use crate::records::dedup::{AnsweredRequest, RetiredKey};
 use crate::records::job::Job;
 use crate::records::paged::Paged;
@@ -18,7 +19,7 @@ use crate::records::staged_job::StagedJob;
 use crate::records::task::Task;
 use crate::records::worker::Worker;
 use crate::snapshot::digest::Digest;
-use crate::snapshot::format::{Record, TaskRecord, encoded};
+use crate::snapshot::format::{Record, TaskRecord, WHOLE, encoded};
 use crate::table::Table;
 use crate::types::limits::Limits;
 
@@ -95,10 +96,17 @@ impl Frozen {
             self.workers.sum(|it| value(it, &mut buffer)),
             self.answered_requests.sum(|it| value(it, &mut buffer)),
             self.retired_keys.sum(|it| value(it, &mut buffer)),
-            self.jobs.sum(|it| value(it, &mut buffer)),
+            self.jobs.sum(|job| match &*job.after_jobs {
+                [] => value(job, &mut buffer),
+                after_jobs => value(&(job, after_jobs), &mut buffer),
+            }),
             self.tasks.sum(|task| {
                 let shared = (&*task.spec.class, &*task.spec.policy);
-                value(&(TaskRecord::of(task, 0, 0), shared), &mut buffer)
+                let record = (TaskRecord::of(task, 0, 0), shared);
+                match task.conditions() {
+                    [] => value(&record, &mut buffer),
+                    conditions => value(&(record, conditions), &mut buffer),
+                }
             }),
         ] {
             digest.add(&sum.to_le_bytes());
@@ -123,6 +131,9 @@ impl Frozen {
         }
         for staged in self.staged_jobs.values() {
             each(Record::Staged(Cow::Borrowed(staged)));
+            for (&part, received) in &staged.received {
+                submitted_conditions(part, &received.tasks, each);
+            }
         }
         if let Some(pending_restore) = &self.pending_restore {
             for (&part, bytes) in &pending_restore.received {
@@ -140,6 +151,7 @@ impl Frozen {
         let forgotten = mutated!(SchedulesLeftOutOfSnapshot);
         for schedule in self.schedules.iter().filter(|_| !forgotten) {
             each(Record::Schedule(Cow::Borrowed(schedule)));
+            submitted_conditions(WHOLE, &schedule.job.tasks, each);
         }
     }
 
@@ -182,6 +194,9 @@ impl Frozen {
         let mut tasks = self.tasks.iter();
         for job in self.jobs.iter() {
             put(Record::Job(Cow::Borrowed(job)))?;
+            if !job.after_jobs.is_empty() {
+                put(Record::AfterJobs(Cow::Borrowed(&job.after_jobs)))?;
+            }
             for task in tasks.by_ref().take(job.tasks as usize) {
                 let (class, new) = numbered(&mut classes, &*task.spec.class);
                 if new {
@@ -192,9 +207,20 @@ impl Frozen {
                     put(Record::Policy(Cow::Borrowed(&task.spec.policy)))?;
                 }
                 put(Record::Task(TaskRecord::of(task, class, policy)))?;
+                if !task.conditions().is_empty() {
+                    put(Record::Conditions(Cow::Borrowed(task.conditions())))?;
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// Calls `each` with the conditions of submitted tasks that are not the default, if there are any.
+fn submitted_conditions<'a>(part: u32, tasks: &[NewTask], each: &mut dyn FnMut(Record<'a>)) {
+    let conditions = conditions_of(tasks);
+    if !conditions.is_empty() {
+        each(Record::SubmittedConditions { part, conditions });
     }
 }
 

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use crate::command::RestorePart;
+use crate::command::later_parts::put_conditions;
+use crate::command::{DependencyCondition, RestorePart};
 use crate::records::pending_restore::PendingRestore;
 use crate::records::task::{Class, Policy, Task, TaskSpec};
 use crate::snapshot::digest::Digest;
 use crate::snapshot::error::SnapshotError;
-use crate::snapshot::format::{MAGIC, RECORD_BYTES_MAX, Record, VERSION};
+use crate::snapshot::format::{MAGIC, RECORD_BYTES_MAX, Record, VERSION, WHOLE};
 use crate::table::Table;
+use crate::types::ids::{JobId, TaskId};
 
 impl Table {
     /// Stages a part of a pending restore; returns whether it fits with those before.
@@ -36,6 +38,11 @@ impl Table {
     ///
     /// Returns a [`SnapshotError`] unless the stream is a complete and sound table.
     pub fn read(from: &mut dyn Read) -> Result<Table, SnapshotError> {
+        Self::read_any(from).map(|read| read.table)
+    }
+
+    /// Reads a table as [`Table::read`] does, and whether programs of level 1 can read it too.
+    pub(crate) fn read_any(from: &mut dyn Read) -> Result<ReadTable, SnapshotError> {
         let mut magic = [0; MAGIC.len() + 1];
         from.read_exact(&mut magic)?;
         let [magic @ .., version] = magic;
@@ -50,14 +57,26 @@ impl Table {
             digest: Digest::new(),
             number: 0,
             buffer: Vec::new(),
+            has_later_records: false,
         };
         let mut table = read_records(&mut reader)?;
         table
             .unsound()
             .map_or(Ok(()), |problem| Err(SnapshotError::Unsound(problem)))?;
         table.rebuild_index();
-        Ok(table)
+        Ok(ReadTable {
+            table,
+            is_of_level_1: !reader.has_later_records,
+        })
     }
+}
+
+/// A table that was read.
+pub(crate) struct ReadTable {
+    /// The table.
+    pub table: Table,
+    /// Whether programs of level 1 can read it too.
+    pub is_of_level_1: bool,
 }
 
 struct Reader<'a> {
@@ -65,6 +84,8 @@ struct Reader<'a> {
     digest: Digest,
     number: u64,
     buffer: Vec<u8>,
+    /// Whether there were records that programs of level 1 do not know.
+    has_later_records: bool,
 }
 
 impl Reader<'_> {
@@ -111,6 +132,37 @@ impl Reader<'_> {
     }
 }
 
+/// The record that conditions belong to.
+enum LastRecord {
+    Job(JobId),
+    Task(TaskId),
+    Staged(Arc<str>),
+    Schedule(Arc<str>),
+    Other,
+}
+
+impl LastRecord {
+    fn of(record: &Record<'_>) -> Self {
+        match record {
+            Record::Job(job) => LastRecord::Job(job.id),
+            Record::Task(task) => LastRecord::Task(task.id),
+            Record::Staged(staged) => LastRecord::Staged(staged.key.clone()),
+            Record::Schedule(schedule) => LastRecord::Schedule(schedule.name.clone()),
+            _ => LastRecord::Other,
+        }
+    }
+}
+
+/// Gives a task that was just read the conditions of its dependencies. Returns whether they fit.
+fn take_conditions(task: &mut Task, conditions: Vec<DependencyCondition>) -> bool {
+    let Some(constraints) = Arc::get_mut(&mut task.spec).and_then(|spec| spec.constraints.as_mut())
+    else {
+        return false;
+    };
+    constraints.conditions = conditions.into_boxed_slice();
+    !constraints.conditions.is_empty() && constraints.conditions.len() == constraints.after.len()
+}
+
 /// Reads a table with all of its records and no index. It is complete, but not yet known to be sound.
 fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
     let Record::Head {
@@ -133,8 +185,11 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
     (table.now_ms, table.last_index) = (now_ms, last_index);
     let mut classes: Vec<Arc<Class>> = Vec::new();
     let mut policies: Vec<Arc<Policy>> = Vec::new();
+    let mut last = LastRecord::Other;
     loop {
-        let fits = match reader.next()? {
+        let record = reader.next()?;
+        let before = std::mem::replace(&mut last, LastRecord::of(&record));
+        let fits = match record {
             Record::Head { .. } | Record::Clock { .. } => false,
             Record::Queue(queue) => {
                 let queue = queue.into_owned();
@@ -179,7 +234,7 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
                 let (Some(class), Some(policy)) = (class, policy) else {
                     return Err(reader.unexpected());
                 };
-                table.tasks.try_push(Task {
+                let task = Task {
                     id: record.id,
                     job: record.job,
                     created_ms: record.created_ms,
@@ -198,7 +253,49 @@ fn read_records(reader: &mut Reader<'_>) -> Result<Table, SnapshotError> {
                     failures: record.failures,
                     losses: record.losses,
                     history: record.history.into_owned(),
-                })
+                };
+                if task.is_not_needed()
+                    && let Some(job) = table.jobs.get_mut(task.job)
+                {
+                    job.not_needed += 1;
+                }
+                table.tasks.try_push(task)
+            }
+            Record::Conditions(conditions) => {
+                reader.has_later_records = true;
+                let task = match before {
+                    LastRecord::Task(task) => table.tasks.get_mut(task),
+                    _ => None,
+                };
+                task.is_some_and(|task| take_conditions(task, conditions.into_owned()))
+            }
+            Record::AfterJobs(after_jobs) => {
+                reader.has_later_records = true;
+                let job = match before {
+                    LastRecord::Job(job) => table.jobs.get_mut(job),
+                    _ => None,
+                };
+                !after_jobs.is_empty()
+                    && job.is_some_and(|job| {
+                        job.after_jobs = after_jobs.into_owned().into_boxed_slice();
+                        true
+                    })
+            }
+            Record::SubmittedConditions { part, conditions } => {
+                reader.has_later_records = true;
+                last = before;
+                match &last {
+                    LastRecord::Staged(key) if part != WHOLE => table
+                        .staged_jobs
+                        .get_mut(&**key)
+                        .and_then(|staged| staged.received.get_mut(&part))
+                        .and_then(|received| Arc::get_mut(&mut received.tasks))
+                        .is_some_and(|tasks| put_conditions(tasks, &conditions)),
+                    LastRecord::Schedule(name) if part == WHOLE => {
+                        table.schedules.put_conditions(name, &conditions)
+                    }
+                    _ => false,
+                }
             }
             Record::End { digest: expected } => {
                 let found = reader.digest.value();

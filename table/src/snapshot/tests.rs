@@ -47,6 +47,7 @@ fn submit(key: Option<&str>, kinds: &[&str]) -> Command {
         idempotency_key: key.map(str::to_owned),
         body_digest: [7; 32],
         part_digests: Vec::new(),
+        after_jobs: Vec::new(),
         name: "nightly".to_owned(),
         on_failure: OnFailure::Continue,
         tasks: kinds.iter().map(|kind| task(kind)).collect(),

@@ -34,7 +34,10 @@ pub fn commands_applied(data: &[u8]) {
             continue;
         };
         // A backup is a snapshot in parts, and snapshots have a target of their own.
-        if matches!(command, Command::RestorePart(_)) {
+        if matches!(
+            command,
+            Command::RestorePart(_) | Command::RestorePartOfLevel2(_)
+        ) {
             continue;
         }
         let stamp = Stamp {

@@ -192,6 +192,7 @@ pub fn submit(tasks: Vec<NewTask>, on_failure: OnFailure) -> SubmitJob {
         idempotency_key: None,
         body_digest: [0; 32],
         part_digests: Vec::new(),
+        after_jobs: Vec::new(),
         name: String::new(),
         on_failure,
         tasks,

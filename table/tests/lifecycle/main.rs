@@ -269,6 +269,7 @@ fn has_rows(command: &Command) -> bool {
         | Command::GrantNext { .. }
         // It is refused as soon as the table holds a task.
         | Command::RestorePart(_)
+        | Command::RestorePartOfLevel2(_)
         | Command::SetTimeBack(_) => false,
     }
 }

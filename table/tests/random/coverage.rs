@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use triarch_table::command::reply::{Refusal, ReportDecision};
 use triarch_table::types::state::{TaskState, WorkerState};
-use triarch_table::{Command, Event, Reply, Table};
+use triarch_table::{Command, Event, Reply, Table, Task};
 
 /// The number of times that each case was met.
 #[derive(Default)]
@@ -69,7 +69,7 @@ fn name(command: &Command) -> &'static str {
         Command::RetryTasks { .. } => "RetryTasks",
         Command::ForgetJobs { .. } => "ForgetJobs",
         Command::StagePart(_) => "StagePart",
-        Command::RestorePart(_) => "RestorePart",
+        Command::RestorePart(_) | Command::RestorePartOfLevel2(_) => "RestorePart",
         Command::SetTimeBack(_) => "SetTimeBack",
     }
 }
@@ -105,12 +105,13 @@ fn takes_what_holds(command: &Command) -> bool {
         | Command::ResumeWorker { .. }
         | Command::StagePart(_)
         | Command::RestorePart(_)
+        | Command::RestorePartOfLevel2(_)
         | Command::SetTimeBack(_) => false,
     }
 }
 
 /// All other cases that a run must meet.
-const OTHERS: [&str; 44] = [
+const OTHERS: [&str; 47] = [
     "attempt cancelled",
     "attempt failed",
     "attempt lease_expired",
@@ -122,10 +123,12 @@ const OTHERS: [&str; 44] = [
     "forgotten job",
     "forgotten worker",
     "refusal DependencyEnded",
+    "refusal HandlerUnfinished",
     "refusal Invalid",
     "refusal JobFinished",
     "refusal JobNotFound",
     "refusal KeyConflict",
+    "refusal NotNeeded",
     "part of a job that is not whole",
     "refusal NotAhead",
     "refusal PartConflict",
@@ -149,6 +152,7 @@ const OTHERS: [&str; 44] = [
     "refusal WorkerNameTaken",
     "refusal WrongState",
     "replica read from a snapshot",
+    "task that is not needed",
     "tick that made a job",
     "tick that made none",
     "verdict accepted",
@@ -218,7 +222,12 @@ impl Coverage {
 
     pub fn event(&mut self, event: &Event, table: &Table) {
         match event {
-            Event::TaskChanged { to, .. } => self.met(format!("task {}", to.as_str())),
+            Event::TaskChanged { task, to, .. } => {
+                self.met(format!("task {}", to.as_str()));
+                if table.task(*task).is_some_and(Task::is_not_needed) {
+                    self.met("task that is not needed");
+                }
+            }
             Event::LeaseEnded { task, token, .. } => {
                 let history = table.task(*task).map(|task| &task.history);
                 let mut history = history.into_iter().flatten();

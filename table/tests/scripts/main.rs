@@ -7,6 +7,7 @@
 //! difference before committing it.
 
 mod parse;
+mod parse_schedule;
 mod print;
 mod set_back;
 

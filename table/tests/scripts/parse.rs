@@ -3,7 +3,7 @@
 //! ```text
 //! limits queue_depth_max=2            before the first command
 //! at 5000   +100                      sets or moves the stamp of the next entry
-//! submit [name= key= digest= request= fail_fast] / exec [queue= priority= after=a,b unique=k unique_or=k alone=k:2 …] [*3] / …
+//! submit [name= key= digest= request= fail_fast after=j1-0,j2-0!failed] / exec [queue= priority= after=a,b!failed,c!ended unique=k unique_or=k alone=k:2 …] [*3] / …
 //! part 1/3 key=k [name= digest= fail_fast] / exec … / …
 //! cancel_tasks t1-0 t1-1   cancel_waiting t1-0 t1-1   retry_tasks t1-0 t1-1   forget j1-0 j2-0
 //! cancel_job j1-0   cancel_task t1-0   retry t1-0 [request=]
@@ -29,13 +29,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::{
-    self, Backoff, CatchUp, Concurrency, EndLease, EndReason, Grant, NewTask, OnDuplicate,
-    OnFailure, Overlap, PutSchedule, QueueChange, RegisterWorker, ReportedOutcome, Requires,
-    StagePart, SubmitJob, TaskReport, TickAction, TickSchedule, Unique,
+    self, AfterJob, Backoff, Concurrency, Dependency, DependencyCondition, EndLease, EndReason,
+    Grant, NewTask, OnDuplicate, OnFailure, QueueChange, RegisterWorker, ReportedOutcome, Requires,
+    StagePart, SubmitJob, TaskReport, Unique,
 };
 use triarch_table::types::queue_options::{Placement, Rate};
 use triarch_table::{Command, JobId, Limits, TaskId, Token, WorkerId};
 
+use crate::parse_schedule::{numbered, schedule, tick};
 use crate::set_back;
 
 /// A change of one limit.
@@ -291,7 +292,7 @@ fn plan(words: &[&str]) -> Parsed<Query> {
     })
 }
 
-fn submit(rest: &str) -> Parsed<SubmitJob> {
+pub fn submit(rest: &str) -> Parsed<SubmitJob> {
     let rest = format!(" {rest}");
     let mut parts = rest.split(" / ").map(str::trim);
     let words: Vec<&str> = parts.next().unwrap_or("").split_whitespace().collect();
@@ -302,6 +303,7 @@ fn submit(rest: &str) -> Parsed<SubmitJob> {
         idempotency_key: None,
         body_digest: [0; 32],
         part_digests: Vec::new(),
+        after_jobs: Vec::new(),
         name: String::new(),
         on_failure: if fail_fast.is_empty() {
             OnFailure::Continue
@@ -316,6 +318,12 @@ fn submit(rest: &str) -> Parsed<SubmitJob> {
             "key" => submit.idempotency_key = Some(value.to_owned()),
             "digest" => submit.body_digest = [number(value)?; 32],
             "name" => submit.name = value.to_owned(),
+            "after" => {
+                submit.after_jobs = names(value)
+                    .iter()
+                    .map(|text| after_job(text))
+                    .collect::<Parsed<_>>()?
+            }
             other => return Err(format!("a job has no {other:?}")),
         }
     }
@@ -327,6 +335,15 @@ fn submit(rest: &str) -> Parsed<SubmitJob> {
             .extend(std::iter::repeat_n(task, number(times)?));
     }
     Ok(submit)
+}
+
+/// Parses a job's id, and its condition if there is one: `j1-0`, `j1-0!failed`.
+fn after_job(text: &str) -> Parsed<AfterJob> {
+    let Dependency { key, when } = dependency(text)?;
+    Ok(AfterJob {
+        job: id(&key)?,
+        when,
+    })
 }
 
 fn new_task(words: &[&str]) -> Parsed<NewTask> {
@@ -376,7 +393,12 @@ fn new_task(words: &[&str]) -> Parsed<NewTask> {
             "labels" => task.requires.labels = pairs(value, |text| Ok(text.to_owned()))?,
             "resources" => task.requires.resources = pairs(value, number)?,
             "tags" => task.tags = names(value),
-            "after" => task.after = names(value),
+            "after" => {
+                task.after = names(value)
+                    .iter()
+                    .map(|text| dependency(text))
+                    .collect::<Parsed<_>>()?
+            }
             "unique" | "unique_or" => {
                 task.unique = Some(Unique {
                     key: value.to_owned(),
@@ -397,6 +419,17 @@ fn new_task(words: &[&str]) -> Parsed<NewTask> {
         }
     }
     Ok(task)
+}
+
+/// Parses a key, and its condition if there is one: `a`, `a!failed`, `a!ended`.
+fn dependency(text: &str) -> Parsed<Dependency> {
+    let (key, when) = text.split_once('!').unwrap_or((text, "succeeded"));
+    let mut known = DependencyCondition::ALL.into_iter();
+    let when = known.find(|known| known.as_str() == when);
+    Ok(Dependency {
+        key: key.to_owned(),
+        when: when.ok_or(format!("{text:?} has no known condition"))?,
+    })
 }
 
 fn register(words: &[&str]) -> Parsed<RegisterWorker> {
@@ -534,74 +567,5 @@ fn report(rest: &str) -> Parsed<Command> {
     Ok(Command::Report {
         worker,
         results: parts.map(result).collect::<Parsed<_>>()?,
-    })
-}
-
-/// Parses a schedule: removes the words of the schedule itself; the rest is a submission.
-fn schedule(rest: &str) -> Parsed<PutSchedule> {
-    let (words, tasks) = rest.split_once(" / ").ok_or("a schedule has tasks")?;
-    let mut words: Vec<&str> = words.split_whitespace().collect();
-    let mut own = |name: &str| {
-        let at = words.iter().position(|word| {
-            word.strip_prefix(name)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-        })?;
-        Some(
-            words
-                .remove(at)
-                .trim_start_matches(name)
-                .trim_start_matches('='),
-        )
-    };
-    let (cron, timezone) = (own("cron"), own("zone"));
-    let next_tick_ms = own("next").map(number).transpose()?;
-    let overlap = own("forbid").map_or(Overlap::Allow, |_| Overlap::Forbid);
-    let catch_up = match own("catch_up") {
-        None | Some("one") => CatchUp::One,
-        Some("none") => CatchUp::None,
-        Some("all") => CatchUp::All,
-        Some(other) => return Err(format!("{other:?} is no way to catch up")),
-    };
-    let paused = own("paused").is_some();
-    let (name, words) = words.split_first().ok_or("a schedule has a name")?;
-    Ok(PutSchedule {
-        name: name.to_string(),
-        cron: cron.unwrap_or("* * * * *").to_owned(),
-        timezone: timezone.unwrap_or("UTC").to_owned(),
-        job: submit(&format!("{} / {tasks}", words.join(" ")))?,
-        job_text: Bytes::from(tasks.to_owned()),
-        overlap,
-        catch_up,
-        paused,
-        next_tick_ms,
-    })
-}
-
-/// Parses a schedule's name, its generation, and a time if there is one.
-fn numbered(words: &[&str]) -> Parsed<(String, u64, Option<u64>)> {
-    let [name, generation, next @ ..] = words else {
-        return Err("which schedule, and which generation of it?".to_owned());
-    };
-    let next = next.first().map(|next| number(next)).transpose()?;
-    Ok((name.to_string(), number(generation)?, next))
-}
-
-fn tick(words: &[&str]) -> Parsed<TickSchedule> {
-    let (action, words): (Vec<&str>, Vec<&str>) =
-        words.iter().partition(|word| word.starts_with("pass="));
-    let [name, generation, tick, next @ ..] = &words[..] else {
-        return Err("which schedule, which generation of it, and when?".to_owned());
-    };
-    Ok(TickSchedule {
-        name: name.to_string(),
-        generation: number(generation)?,
-        tick_ms: number(tick)?,
-        next_tick_ms: next.first().map(|next| number(next)).transpose()?,
-        action: match action.first() {
-            None => TickAction::Fire,
-            Some(pass) => TickAction::Miss {
-                ticks: number(pass.trim_start_matches("pass="))?,
-            },
-        },
     })
 }

@@ -313,6 +313,8 @@ fn task(task: &Task) -> String {
                 CancelCause::Asked => String::new(),
                 CancelCause::JobFailed(task) => format!(" because {task} failed the job"),
                 CancelCause::Dependency(task) => format!(" because of {task}"),
+                CancelCause::NotNeeded(task) => format!(" not needed after {task}"),
+                CancelCause::JobDependency(job) => format!(" because of {job}"),
             };
             format!(" at={finished_ms}{cause}")
         }

@@ -39,6 +39,41 @@ async fn line_with(from: impl tokio::io::AsyncRead + Unpin, wanted: &str) -> Str
 }
 
 #[tokio::test]
+async fn a_job_is_submitted_after_others_and_says_what_it_waits_for() {
+    let cluster = with_worker(1).await;
+    let cli = cluster.cli();
+    let gate = cluster.root().join("gate");
+    let wait = format!("until [ -e {} ]; do sleep 0.05; done", gate.display());
+    let first = cli
+        .run(&["submit", "--no-stdin", "--", "sh", "-c", &wait])
+        .await
+        .expect(0);
+    let first = first.stdout.trim();
+    let ended = format!("{first}:ended");
+    let second = cli
+        .run(&["submit", "--no-stdin", "--after", &ended, "--", "true"])
+        .await
+        .expect(0);
+    let second = second.stdout.trim();
+    let shown = cli.run(&["job", "show", second]).await.expect(0);
+    shown.shows(&format!("{first} (ended: awaited)"));
+    let task = second.replacen('j', "t", 1);
+    let why = cli.run(&["task", "explain", &task]).await.expect(0);
+    why.shows(&format!("its job waits for {first} (ended)"));
+    std::fs::write(&gate, "").expect("writable");
+    cli.run(&["job", "wait", second]).await.expect(0);
+    cli.run(&["submit", "--no-stdin", "--after", "j1-99", "--", "true"])
+        .await
+        .expect(1)
+        .says("there is no job j1-99");
+    for wrong in ["", ":failed", "j1-0:soon"] {
+        cli.run(&["submit", "--after", wrong, "--", "true"])
+            .await
+            .expect(2);
+    }
+}
+
+#[tokio::test]
 async fn an_array_takes_lists_steps_and_a_limit_on_running_tasks() {
     let cluster = with_worker(1).await;
     let cli = cluster.cli();

@@ -57,7 +57,7 @@ class TaskDefinition(Protocol):
         *,
         inputs: Sequence[InputBinding] = (),
         key: str | None = None,
-        after: Sequence[str] = (),
+        after: Sequence[str | Mapping[str, str]] = (),
     ) -> bytes:
         """Returns a call of the task as JSON, as part of a job."""
         ...

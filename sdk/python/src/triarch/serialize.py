@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ._values.error_codec import decode_error, encode_error
 from ._values.value_codecs import (
@@ -73,6 +73,8 @@ class InputBinding:
 
     to: tuple[str | int, ...]
     source: str | tuple[str, ...]
+    #: What the argument stands for: the result of the task, its error, or how it ended, with either.
+    what: Literal["result", "error", "end"] = "result"
 
 
 #: The old name of ``InputBinding``.
@@ -86,11 +88,16 @@ def encode_call(
     written, typed = dump(codec, {"args": list(args), "kwargs": dict(kwargs)}, f"an argument of {what}")
     text = written if codec.name == "json" and not typed else envelope(codec, written, typed=typed)
     if inputs:
-        bindings = [
-            {"to": list(one.to), "from": one.source if isinstance(one.source, str) else list(one.source)} for one in inputs
-        ]
+        bindings = [_binding(one) for one in inputs]
         text = text[:-1] + b',"inputs":' + json.dumps(bindings, separators=(",", ":"), ensure_ascii=False).encode() + b"}"
     return bounded(text, f"the arguments of {what} together", None if codec.name == "json" else len(written))
+
+
+def _binding(one: InputBinding) -> dict[str, Any]:
+    binding: dict[str, Any] = {"to": list(one.to), "from": one.source if isinstance(one.source, str) else list(one.source)}
+    if one.what != "result":
+        binding["as"] = one.what
+    return binding
 
 
 def decode_call(
@@ -126,7 +133,7 @@ def _decode_call(payload: Any, accept: Collection[str], inputs: Mapping[str, Any
         try:
             source, to = binding["from"], binding["to"]
             keys = [source] if isinstance(source, str) else source
-            values = [_input(key, accept, inputs) for key in keys]
+            values = [_input(key, accept, inputs, binding.get("as", "result")) for key in keys]
             whole = _put(whole, to, values[0] if isinstance(source, str) else values)
         except SerializationError as error:
             # A kind of TypeError, with its own advice.
@@ -136,10 +143,19 @@ def _decode_call(payload: Any, accept: Collection[str], inputs: Mapping[str, Any
     return whole["args"], whole["kwargs"]
 
 
-def _input(key: str, accept: Collection[str], inputs: Mapping[str, Any] | None) -> Any:
+def _input(key: str, accept: Collection[str], inputs: Mapping[str, Any] | None, what: str) -> Any:
     if inputs is None or key not in inputs:
-        raise SerializationError(f"the result of {key!r} did not come with the lease")
-    return decode_result(inputs[key], accept)
+        raise SerializationError(f"the {what} of {key!r} did not come with the lease")
+    given = inputs[key]
+    if what == "error":
+        return given
+    if what == "end":
+        return {**given, "result": decode_result(given["result"], accept)} if "result" in given else given
+    if what != "result":
+        raise SerializationError(
+            f"the payload asks for the {what!r} of {key!r}, which this version does not know; upgrade the worker"
+        )
+    return decode_result(given, accept)
 
 
 def _put(holder: Any, to: Sequence[str | int], value: Any) -> Any:

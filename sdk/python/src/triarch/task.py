@@ -203,7 +203,7 @@ class Task(Generic[P, R_co]):
         *,
         inputs: Sequence[serialize.InputBinding] = (),
         key: str | None = None,
-        after: Sequence[str] = (),
+        after: Sequence[str | Mapping[str, str]] = (),
     ) -> bytes:
         """Returns a call as JSON, as part of a job."""
         self.arguments.check(self.name, args, kwargs)

@@ -14,6 +14,8 @@ start, under any leader and without the client that submitted them.
     a = dag.add(load, "a.csv")
     b = dag.add(load, "b.csv")
     c = dag.add(join, a, other=b)                               # a node stands for its result
+    dag.add(alert, c.failed)                                    # runs only if `join` fails, and takes its error
+    dag.add(tidy, c.ended)                                      # runs in any case
     handle = dag.submit()[c]
 """
 
@@ -52,13 +54,41 @@ class Node:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         options: TaskOptions,
-        after: Sequence[Node],
+        after: Sequence[Node | NodeEnd],
     ) -> None:
         self.dag, self.key, self.task, self.args, self.kwargs = dag, key, task, args, kwargs
         self.options, self.after = options, after
 
     def __repr__(self) -> str:
         return f"<Node {self.key} {self.task.name}>"
+
+    @property
+    def failed(self) -> NodeEnd:
+        """Failure of the call. A call that comes after it runs only then; as an argument it stands for the error's document."""
+        return NodeEnd(self, "failed")
+
+    @property
+    def ended(self) -> NodeEnd:
+        """End of the call, in any way. As an argument it stands for ``{"state": …}`` with the ``result`` or the ``error``."""
+        return NodeEnd(self, "ended")
+
+
+@dataclass(frozen=True)
+class NodeEnd:
+    """End of a node in another way than success, as an argument or in ``after``."""
+
+    node: Node
+    when: Literal["failed", "ended"]
+
+    @property
+    def dag(self) -> Dag:
+        """Workflow of the node."""
+        return self.node.dag
+
+    @property
+    def key(self) -> str:
+        """Key of the node."""
+        return self.node.key
 
 
 class Dag:
@@ -100,10 +130,13 @@ class Dag:
         kwargs: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
-        after: Sequence[Node] = (),
+        after: Sequence[Node | NodeEnd] = (),
         options: TaskOptions | None = None,
     ) -> Node:
-        """Adds a call with its own key, options, and dependencies (``after``) whose results it does not take."""
+        """Adds a call with its own key, options, and dependencies (``after``) whose results it does not take.
+
+        ``after=[node.failed]`` and ``after=[node.ended]`` are for a call that handles a failure, or cleans up.
+        """
         if key is None:
             key = f"{task.name.rpartition('.')[2]}-{next(self._numbers)}"[-200:]
         if key in self._nodes:
@@ -114,20 +147,33 @@ class Dag:
                 raise UsageError(
                     f"{source} belongs to another workflow, so its result is not available here; add it to this workflow"
                 )
+        _ends(node)
         self._nodes[key] = node
         return node
 
-    def submit(self, *, idempotency_key: str | None = None) -> Run:
-        """Submits the workflow as one job."""
+    def submit(self, *, idempotency_key: str | None = None, after: After = ()) -> Run:
+        """Submits the workflow as one job.
+
+        ``after`` are jobs that must succeed first: handles, submitted workflows or ids, alone or in a list. ``(job, "failed")``
+        and ``(job, "ended")`` wait for other ends.
+        """
         submitted = self.app.submitter.job(
-            self.specs(), name=self.name, idempotency_key=idempotency_key, on_failure=self.on_failure
+            self.specs(),
+            name=self.name,
+            idempotency_key=idempotency_key,
+            on_failure=self.on_failure,
+            after_jobs=_jobs_before(after),
         )
         return self._run(submitted.job, submitted.tasks)
 
-    async def asubmit(self, *, idempotency_key: str | None = None) -> Run:
+    async def asubmit(self, *, idempotency_key: str | None = None, after: After = ()) -> Run:
         """As :meth:`submit`, for asyncio."""
         submitted = await self.app.asubmitter.job(
-            self.specs(), name=self.name, idempotency_key=idempotency_key, on_failure=self.on_failure
+            self.specs(),
+            name=self.name,
+            idempotency_key=idempotency_key,
+            on_failure=self.on_failure,
+            after_jobs=_jobs_before(after),
         )
         return self._run(submitted.job, submitted.tasks)
 
@@ -172,13 +218,31 @@ class Run(Mapping[Any, Handle[Any]]):
         return f"<Run {self.job}: {self.handles!r}>"
 
 
-def _nodes_in(value: Any, depth: int) -> Iterator[Node]:
+JobBefore = str | Handle[Any] | Run
+#: Jobs that must end first.
+After = JobBefore | tuple[JobBefore, str] | Sequence[JobBefore | tuple[JobBefore, str]]
+
+
+def _jobs_before(after: After) -> list[dict[str, str]]:
+    """Returns the documents of the jobs that a job comes after."""
+    pair = isinstance(after, tuple) and len(after) == 2 and after[1] in ("succeeded", "failed", "ended")
+    items = [after] if pair or isinstance(after, (str, Handle, Run)) else list(after)
+    found = []
+    for item in items:
+        job, when = item if isinstance(item, tuple) else (item, "succeeded")
+        if not isinstance(job, (str, Handle, Run)):
+            raise UsageError(f"a workflow comes after jobs: handles, submitted workflows or ids, not {job!r:.200}")
+        found.append({"job": job if isinstance(job, str) else job.job, "when": when})
+    return found
+
+
+def _nodes_in(value: Any, depth: int) -> Iterator[Node | NodeEnd]:
     for _, node in _positions(value, (), depth):
         yield node
 
 
-def _positions(value: Any, at: tuple[str | int, ...], depth: int) -> Iterator[tuple[tuple[str | int, ...], Node]]:
-    if isinstance(value, Node):
+def _positions(value: Any, at: tuple[str | int, ...], depth: int) -> Iterator[tuple[tuple[str | int, ...], Node | NodeEnd]]:
+    if isinstance(value, (Node, NodeEnd)):
         yield at, value
     elif depth < _DEPTH_MAX:
         if isinstance(value, dict):
@@ -190,7 +254,7 @@ def _positions(value: Any, at: tuple[str | int, ...], depth: int) -> Iterator[tu
 
 
 def _without_nodes(value: Any, depth: int) -> Any:
-    if isinstance(value, Node):
+    if isinstance(value, (Node, NodeEnd)):
         return None
     if depth < _DEPTH_MAX:
         if isinstance(value, dict):
@@ -206,13 +270,35 @@ def _bindings(node: Node) -> list[InputBinding]:
     inputs = []
     for name, holder in (("args", list(node.args)), ("kwargs", dict(node.kwargs))):
         for at, source in _positions(holder, (), 0):
-            inputs.append(InputBinding((name, *at), source.key))
+            inputs.append(InputBinding((name, *at), source.key, _WHAT[_when(source)]))
     return inputs
 
 
-def _sources(node: Node) -> list[str]:
+_WHAT: dict[str, Literal["result", "error", "end"]] = {"succeeded": "result", "failed": "error", "ended": "end"}
+
+
+def _when(source: Node | NodeEnd) -> str:
+    return source.when if isinstance(source, NodeEnd) else "succeeded"
+
+
+def _ends(node: Node) -> dict[str, str]:
+    """Returns the keys of the tasks that a call comes after, each with how the task must end."""
     places = (*_nodes_in(list(node.args), 0), *_nodes_in(dict(node.kwargs), 0), *node.after)
-    return list(dict.fromkeys(source.key for source in places))
+    ends: dict[str, str] = {}
+    for source in places:
+        if ends.setdefault(source.key, _when(source)) != _when(source):
+            raise UsageError(
+                f"{node} comes after two different ends of {source.key!r}; take .ended and look at its state instead"
+            )
+    return ends
+
+
+def _sources(node: Node) -> list[str]:
+    return [key if when == "succeeded" else f"{key} ({when})" for key, when in _ends(node).items()]
+
+
+def _after(node: Node) -> list[str | dict[str, str]]:
+    return [key if when == "succeeded" else {"key": key, "when": when} for key, when in _ends(node).items()]
 
 
 def _spec(node: Node) -> bytes:
@@ -220,7 +306,7 @@ def _spec(node: Node) -> bytes:
     args, kwargs = _without_nodes(list(node.args), 0), _without_nodes(dict(node.kwargs), 0)
     # A list of nothing but nodes travels as one binding with many sources.
     args, kwargs, inputs = _compact(args, kwargs, node, inputs)
-    return node.task.spec(args, kwargs, node.options, inputs=inputs, key=node.key, after=_sources(node))
+    return node.task.spec(args, kwargs, node.options, inputs=inputs, key=node.key, after=_after(node))
 
 
 def _compact(
@@ -281,12 +367,16 @@ class Step:
         name: str | None = None,
         on_failure: Literal["continue", "fail_fast"] | None = None,
         idempotency_key: str | None = None,
+        after: After = (),
     ) -> Any:
-        """Submits the step as one job. Returns the handle of its last task, or the group of its last tasks."""
+        """Submits the step as one job. Returns the handle of its last task, or the group of its last tasks.
+
+        ``after`` are jobs that must end first, as for :meth:`Dag.submit`.
+        """
         if not hasattr(self, "app"):
             return HandleGroup(NO_CLUSTER, [])
         dag, ends = self.dag(name=name, on_failure=on_failure)
-        return _ends_of(dag.submit(idempotency_key=idempotency_key), ends)
+        return _ends_of(dag.submit(idempotency_key=idempotency_key, after=after), ends)
 
     async def asubmit(
         self,
@@ -294,12 +384,13 @@ class Step:
         name: str | None = None,
         on_failure: Literal["continue", "fail_fast"] | None = None,
         idempotency_key: str | None = None,
+        after: After = (),
     ) -> Any:
         """As :meth:`submit`, for asyncio."""
         if not hasattr(self, "app"):
             return HandleGroup(NO_CLUSTER, [])
         dag, ends = self.dag(name=name, on_failure=on_failure)
-        return _ends_of(await dag.asubmit(idempotency_key=idempotency_key), ends)
+        return _ends_of(await dag.asubmit(idempotency_key=idempotency_key, after=after), ends)
 
     def delay(self) -> Any:
         """As :meth:`submit`, under the name that a single task has for it."""

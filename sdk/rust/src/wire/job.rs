@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Consistency;
+use super::after::{AfterJob, JobBefore};
 use super::task::{TaskSpec, TaskState};
 use super::task_query::ListOrder;
 use super::time::Timestamp;
@@ -29,6 +30,10 @@ pub struct SubmitJob {
     /// Effect of a failed task on the others. Default: `continue`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_failure: Option<OnFailure>,
+    /// Jobs that must end before any of its tasks may start; not for a job in parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 64))]
+    pub after_jobs: Option<Vec<AfterJob>>,
     /// Number of this part, from 1, of a job that is too large for one request. Parts share `idempotency_key`, `name`
     /// and `on_failure`. The last part to arrive creates the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -172,6 +177,9 @@ pub struct Job {
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(required))]
     pub on_failure: OnFailure,
+    /// Jobs that it comes after, and whether they have ended as they must.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after_jobs: Vec<JobBefore>,
     /// Time at which the submission was applied.
     pub created_at: Timestamp,
     /// Time at which the job became terminal.

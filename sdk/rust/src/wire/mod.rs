@@ -6,6 +6,7 @@
 //! - Times are RFC 3339 in UTC with milliseconds, named `…_at`; durations are integers, named `…_ms`.
 //! - The main fields of a response are always present, and `null` without a value. Other fields may be absent.
 
+pub mod after;
 pub mod backoff;
 pub mod cluster;
 pub mod event;
@@ -23,6 +24,7 @@ pub mod task_query;
 pub mod time;
 pub mod worker;
 
+pub use after::{After, AfterJob, AfterWhen, EndCondition, JobBefore};
 pub use backoff::Backoff;
 pub use cluster::{
     AddNode, AreaDigest, ClusterNode, ClusterQuery, ClusterStatus, DivergenceCheck, Forming,

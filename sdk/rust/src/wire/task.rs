@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::after::After;
 use super::backoff::Backoff;
 use super::exec::ExecPayload;
 use super::time::Timestamp;
@@ -61,9 +62,9 @@ pub struct TaskSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
     pub key: Option<String>,
-    /// Keys of tasks of the same job that must succeed first.
+    /// Tasks of the same job that must end first: a key, or an object that says how the task must end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<Vec<String>>,
+    pub after: Option<Vec<After>>,
     /// Key that at most one unfinished task of the cluster has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 200))]
@@ -293,9 +294,9 @@ pub struct Task {
     /// Arbitrary words to filter by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Keys of the tasks of its job that must succeed first; present only in responses about a single task.
+    /// Tasks of its job that must end first, each with its key and how it must end; present only in responses about a single task.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub after: Vec<String>,
+    pub after: Vec<After>,
     /// Key that no other unfinished task has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unique_key: Option<String>,
@@ -521,7 +522,7 @@ pub struct Explanation {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Reason {
-    /// Stable code: `finished`, `running`, `dependencies`, `delayed`, `backoff`, `queue_paused`, `queue_max_running`,
+    /// Stable code: `finished`, `running`, `dependencies`, `jobs`, `delayed`, `backoff`, `queue_paused`, `queue_max_running`,
     /// `queue_rate`, `concurrency_key`, `no_worker`, `no_worker_for_queue`, `no_worker_for_kind`,
     /// `no_worker_with_labels`, `no_worker_with_resources`, `workers_busy` or `ready`.
     pub code: String,
@@ -533,6 +534,9 @@ pub struct Reason {
     /// Ids of the first tasks that it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<Vec<String>>,
+    /// Ids of the jobs that it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs: Option<Vec<String>>,
     /// The concurrency key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,

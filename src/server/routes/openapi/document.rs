@@ -205,12 +205,16 @@ fn route_codes(path: &str, method: &str) -> Vec<Code> {
         codes.extend([Code::Conflict, Code::AlreadyFinished, Code::QueueFull]);
     }
     // The target of a transfer is in the body.
-    if path.contains('{') || path == "/v1/cluster/transfer-leader" {
+    // A job may come after others.
+    let names_others =
+        ["/v1/cluster/transfer-leader", "/v1/jobs"].contains(&path) && method == "post";
+    if path.contains('{') || names_others {
         codes.push(Code::NotFound);
     }
     let of_levels = [
         ("/v1/cluster/upgrade", "post"),
         ("/v1/cluster/nodes", "post"),
+        ("/v1/jobs", "post"),
         ("/v1/schedules/{name}", "put"),
     ];
     if of_levels.contains(&(path, method)) {

@@ -404,14 +404,10 @@ fn leased_task(app: &App, lease: Lease) -> Option<wire::LeasedTask> {
         kind: task.kind().to_string(),
         payload: present::raw_json(task.payload()),
         inputs: task
-            .after()
-            .iter()
-            .filter_map(|&first| {
+            .dependencies()
+            .filter_map(|(first, when)| {
                 let first = table.task(first)?;
-                Some((
-                    first.key()?.to_string(),
-                    present::raw_json(first.result()?)?,
-                ))
+                Some((first.key()?.to_string(), present::input_of(first, when)?))
             })
             .collect(),
         attempt: lease.attempt,

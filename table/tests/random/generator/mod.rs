@@ -3,13 +3,13 @@
 
 mod parts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use triarch_table::command::{
-    CatchUp, EndLease, EndReason, Grant, NewTask, NextTick, OnFailure, Overlap, PutSchedule,
-    RegisterWorker, ReportedOutcome, SetTimeBack, SubmitJob, TaskReport, TickAction, TickSchedule,
-    WorkerDemand,
+    AfterJob, CatchUp, DependencyCondition, EndLease, EndReason, Grant, NewTask, NextTick,
+    OnFailure, Overlap, PutSchedule, RegisterWorker, ReportedOutcome, SetTimeBack, SubmitJob,
+    TaskReport, TickAction, TickSchedule, WorkerDemand,
 };
 use triarch_table::plan::Demand;
 use triarch_table::types::state::TaskState;
@@ -250,7 +250,10 @@ impl Generator {
             name,
             cron: rng.pick(&["* * * * *", "@hourly"]).to_owned(),
             timezone: rng.pick(&["UTC", "UTC", "Europe/Berlin"]).to_owned(),
-            job: self.submit(rng),
+            job: SubmitJob {
+                after_jobs: Vec::new(),
+                ..self.submit(rng)
+            },
             job_text: Bytes::from(rng.pick(&["{}", "{\"tasks\":[]}"])),
             overlap: rng.pick(&[Overlap::Allow, Overlap::Forbid]),
             catch_up: CatchUp::One,
@@ -316,6 +319,7 @@ impl Generator {
             idempotency_key: rng.one_in(3).then(|| format!("key{}", rng.below(12))),
             body_digest: [rng.below(2) as u8; 32],
             part_digests: Vec::new(),
+            after_jobs: self.after_jobs(rng),
             name: rng.pick(&["", "nightly", "report"]).to_owned(),
             on_failure: if rng.one_in(3) {
                 OnFailure::FailFast
@@ -324,6 +328,22 @@ impl Generator {
             },
             tasks,
         }
+    }
+
+    /// Returns jobs that a job comes after, seldom.
+    fn after_jobs(&self, rng: &mut Rng) -> Vec<AfterJob> {
+        // Jobs that wait keep workers from failing often enough for a quarantine.
+        if self.some_broken || !rng.one_in(6) {
+            return Vec::new();
+        }
+        let jobs: BTreeSet<JobId> = (0..1 + rng.below(2))
+            .map(|_| recent(rng, &self.jobs))
+            .collect();
+        let after = |job| AfterJob {
+            job,
+            when: rng.pick(&DependencyCondition::ALL),
+        };
+        jobs.into_iter().map(after).collect()
     }
 
     pub fn register(&mut self, rng: &mut Rng) -> RegisterWorker {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use triarch_table::Command;
 use triarch_table::command::{
-    Backoff, Concurrency, NewTask, OnDuplicate, OnFailure, QueueChange, Requires, StagePart, Unique,
+    Backoff, Concurrency, Dependency, DependencyCondition, NewTask, OnDuplicate, OnFailure,
+    QueueChange, Requires, StagePart, Unique,
 };
 use triarch_table::types::queue_options::{Placement, Rate};
 
@@ -69,19 +70,27 @@ pub(super) fn add_dependencies(rng: &mut Rng, tasks: &mut [NewTask]) {
         task.key = Some(format!("k{at}"));
     }
     let may_go_wrong = rng.one_in(12);
+    let conditional = rng.one_in(2);
     for at in 0..tasks.len() {
         let most = rng.pick(&[0, 1, 1, 2, 4]);
         let before = if may_go_wrong { tasks.len() } else { at };
-        let mut after: Vec<String> = (0..most.min(before))
+        let mut keys: Vec<String> = (0..most.min(before))
             .map(|_| format!("k{}", rng.below(before as u64)))
             .collect();
         if !may_go_wrong {
-            after.sort();
-            after.dedup();
+            keys.sort();
+            keys.dedup();
         } else if rng.one_in(10) {
-            after.push("nobody".to_owned());
+            keys.push("nobody".to_owned());
         }
-        tasks[at].after = after;
+        let after = keys.into_iter().map(|key| Dependency {
+            key,
+            when: match conditional && rng.one_in(3) {
+                true => rng.pick(&DependencyCondition::ALL),
+                false => DependencyCondition::Succeeded,
+            },
+        });
+        tasks[at].after = after.collect();
     }
     // Dependencies must be resolved in any order of the tasks.
     if rng.one_in(3) {
@@ -98,7 +107,7 @@ pub(super) fn stage_part(rng: &mut Rng) -> Command {
     for (at, task) in tasks.iter_mut().enumerate() {
         task.key = Some(format!("k{part}-{at}"));
         if part > 1 && rng.one_in(4) {
-            task.after = vec!["k1-0".to_owned()];
+            task.after = vec!["k1-0".into()];
         }
     }
     let mut stage = StagePart {
@@ -177,7 +186,7 @@ pub(super) fn spoil(rng: &mut Rng, tasks: &mut Vec<NewTask>) {
         6 => task.backoff.jitter_permille = 1_001,
         7 => tasks.clear(),
         8 => task.timeout_ms = Some(0),
-        9 => task.after = vec![String::new()],
+        9 => task.after = vec!["".into()],
         10 => {
             task.unique = Some(Unique {
                 key: String::new(),

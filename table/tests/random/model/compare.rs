@@ -45,7 +45,8 @@ impl Model {
                     delay_ms,
                 } => {
                     let missing = self.missing(task.id).len();
-                    on as usize == missing && (not_before_ms, delay_ms) == task.ready
+                    let jobs = usize::from(self.waits_with_its_job(task.id));
+                    on as usize == missing + jobs && (not_before_ms, delay_ms) == task.ready
                 }
                 Life::Delayed { until_ms } => until_ms == task.until_ms,
                 Life::Queued { position } | Life::Running { position, .. } => {
@@ -56,7 +57,8 @@ impl Model {
                 | Life::Cancelled { .. }
                 | Life::Expired { .. } => real.finished_ms().is_some(),
             };
-            assert_eq!(real.after(), task.after, "{}", problem());
+            let after: Vec<_> = real.dependencies().collect();
+            assert_eq!(after, task.after, "{}", problem());
             assert_eq!(real.cancel_cause(), task.cause, "{}", problem());
             assert!(stands, "{}", problem());
             assert_eq!(real.result(), task.result.as_ref(), "{}", problem());
@@ -124,6 +126,7 @@ impl Model {
             Reason::Finished { .. }
             | Reason::Running { .. }
             | Reason::Dependencies { .. }
+            | Reason::Jobs { .. }
             | Reason::Delayed { .. }
             | Reason::QueuePaused
             | Reason::QueueAtMaxRunning { .. }

@@ -2,7 +2,7 @@
 
 use triarch_table::TaskId;
 use triarch_table::command::reply::Refusal;
-use triarch_table::command::{NewTask, OnDuplicate};
+use triarch_table::command::{DependencyCondition, NewTask, OnDuplicate};
 
 use super::{Model, ModelTask, invalid};
 
@@ -13,11 +13,11 @@ pub(super) enum Resolution {
     Deduplicated(TaskId),
 }
 
+/// A resolved task with its dependencies.
+pub(super) type Resolved = (Resolution, Vec<(TaskId, DependencyCondition)>);
+
 impl Model {
-    pub(super) fn dependency_graph(
-        &self,
-        tasks: &[NewTask],
-    ) -> Result<Vec<(Resolution, Vec<TaskId>)>, Refusal> {
+    pub(super) fn dependency_graph(&self, tasks: &[NewTask]) -> Result<Vec<Resolved>, Refusal> {
         let resolutions = self.by_unique_keys(tasks)?;
         self.check_order(tasks)?;
         let find = |key: &String| tasks.iter().position(|task| task.key.as_ref() == Some(key));
@@ -25,9 +25,12 @@ impl Model {
         for (at, task) in tasks.iter().enumerate() {
             let mut after = Vec::new();
             if let Resolution::New(_) = resolutions[at] {
-                for first in task.after.iter().filter_map(find) {
+                for dependency in &task.after {
+                    let Some(first) = find(&dependency.key) else {
+                        continue;
+                    };
                     match resolutions[first] {
-                        Resolution::New(id) => after.push(id),
+                        Resolution::New(id) => after.push((id, dependency.when)),
                         Resolution::Deduplicated(_) => {
                             return Err(invalid(format!("tasks[{at}].after")));
                         }
@@ -48,13 +51,10 @@ impl Model {
         }
         let find = |key: &String| tasks.iter().position(|task| task.key.as_ref() == Some(key));
         for (at, task) in tasks.iter().enumerate() {
+            let keys = || task.after.iter().map(|dependency| &dependency.key);
             let unknown_or_itself = |key| find(key).is_none_or(|first| first == at);
-            let twice = |key: &String| task.after.iter().filter(|other| *other == key).count() > 1;
-            if task
-                .after
-                .iter()
-                .any(|key| unknown_or_itself(key) || twice(key))
-            {
+            let twice = |key: &String| keys().filter(|other| *other == key).count() > 1;
+            if keys().any(|key| unknown_or_itself(key) || twice(key)) {
                 return Err(invalid(format!("tasks[{at}].after")));
             }
         }
@@ -119,7 +119,7 @@ fn all_can_start(tasks: &[NewTask]) -> bool {
     loop {
         let can_start = |task: &&NewTask| {
             let has = |key: &String| started.iter().any(|task| task.key.as_ref() == Some(key));
-            task.after.iter().all(has)
+            task.after.iter().all(|dependency| has(&dependency.key))
         };
         let next: Vec<&NewTask> = tasks.iter().filter(can_start).collect();
         if next.len() == started.len() {
@@ -131,13 +131,19 @@ fn all_can_start(tasks: &[NewTask]) -> bool {
 
 /// Returns whether a task depends on itself, through others.
 pub fn is_in_a_cycle(tasks: &[NewTask], at: usize) -> bool {
-    let mut before: Vec<&String> = tasks[at].after.iter().collect();
+    let keys = |task: &'_ NewTask| {
+        task.after
+            .iter()
+            .map(|dependency| dependency.key.clone())
+            .collect::<Vec<String>>()
+    };
+    let mut before: Vec<String> = keys(&tasks[at]);
     let mut seen = 0;
     while seen < before.len() {
         let first = tasks
             .iter()
-            .find(|task| task.key.as_ref() == Some(before[seen]));
-        for key in first.into_iter().flat_map(|task| &task.after) {
+            .find(|task| task.key.as_ref() == Some(&before[seen]));
+        for key in first.map(keys).unwrap_or_default() {
             if !before.contains(&key) {
                 before.push(key);
             }
@@ -147,5 +153,5 @@ pub fn is_in_a_cycle(tasks: &[NewTask], at: usize) -> bool {
     tasks[at]
         .key
         .as_ref()
-        .is_some_and(|key| before.contains(&key))
+        .is_some_and(|key| before.contains(key))
 }

@@ -1,11 +1,12 @@
 //! Model of submissions and cancellations.
 
 use triarch_table::command::reply::Refusal;
-use triarch_table::command::{NewTask, SubmitJob};
+use triarch_table::command::{DependencyCondition, NewTask, SubmitJob};
 use triarch_table::records::task::CancelCause;
 use triarch_table::types::state::{JobState, TaskState};
 use triarch_table::{JobId, Reply, TaskId};
 
+use super::dependencies::Effect;
 use super::dependency_graph::Resolution;
 use super::{ApplyResult, Body, Model, ModelJob, ModelTask, bytes_of, invalid};
 
@@ -24,6 +25,12 @@ impl Model {
             return Ok((reply, false));
         }
         self.validate_tasks(&submit.tasks)?;
+        let mut after_jobs = Vec::new();
+        for after in &submit.after_jobs {
+            let met = self.job_meets(after.job, after.when);
+            let met = met.ok_or(Refusal::JobNotFound(after.job))?;
+            after_jobs.push((after.job, after.when, met));
+        }
         let graph = self.dependency_graph(&submit.tasks)?;
         let all: Vec<TaskId> = graph
             .iter()
@@ -31,7 +38,7 @@ impl Model {
                 Resolution::New(task) | Resolution::Deduplicated(task) => *task,
             })
             .collect();
-        let new: Vec<(&NewTask, TaskId, Vec<TaskId>)> = submit
+        let new: Vec<(&NewTask, TaskId, Vec<_>)> = submit
             .tasks
             .iter()
             .zip(graph)
@@ -58,10 +65,14 @@ impl Model {
                 tasks: new.iter().map(|(_, id, _)| *id).collect(),
                 answer: all.clone(),
                 finished_ms: None,
+                after_jobs: after_jobs.clone(),
             },
         );
         for (task, id, after) in new {
             self.make(task, id, job, after);
+        }
+        if let Some(&(first, ..)) = after_jobs.iter().find(|after| after.2 == Some(false)) {
+            self.cancel_rest(job, CancelCause::JobDependency(first));
         }
         let reply = Reply::Submitted {
             job,
@@ -71,14 +82,21 @@ impl Model {
         Ok((reply, true))
     }
 
-    fn make(&mut self, new: &NewTask, id: TaskId, job: JobId, after: Vec<TaskId>) {
+    fn make(
+        &mut self,
+        new: &NewTask,
+        id: TaskId,
+        job: JobId,
+        after: Vec<(TaskId, DependencyCondition)>,
+    ) {
         self.queues.entry(new.queue.clone()).or_default();
-        let waits = !after.is_empty();
+        let waits = !after.is_empty() || self.waits_for_jobs(job);
         let ready = (new.not_before_ms.unwrap_or(0), new.delay_ms);
         let task = ModelTask {
             id,
             job,
             new: new.clone(),
+            on: after.len(),
             after,
             state: TaskState::Waiting,
             ready,
@@ -162,7 +180,7 @@ impl Model {
                 ("backoff.factor", task.backoff.factor_milli < 1_000),
                 ("backoff.jitter", task.backoff.jitter_permille > 1_000),
                 ("timeout_ms", task.timeout_ms == Some(0)),
-                ("after", task.after.iter().any(|key| key.is_empty())),
+                ("after", task.after.iter().any(|first| first.key.is_empty())),
                 (
                     "unique_key",
                     task.unique.as_ref().is_some_and(|it| it.key.is_empty()),
@@ -206,9 +224,11 @@ impl Model {
             .values()
             .any(|task| task.job == id && task.state == TaskState::Cancelled);
         match self.state_of(job) {
-            JobState::Running => Ok(Reply::Done {
-                tasks: self.cancel_rest(id, CancelCause::Asked),
-            }),
+            JobState::Running => {
+                let tasks = self.cancel_rest(id, CancelCause::Asked).len() as u64;
+                self.propagate(vec![Effect::JobEnded(id)]);
+                Ok(Reply::Done { tasks })
+            }
             _ if cancelled_before => Ok(Reply::Done { tasks: 0 }),
             state => Err(Refusal::JobFinished {
                 job: id,
@@ -227,7 +247,11 @@ impl Model {
             JobState::Running
         } else if any(TaskState::Failed) || any(TaskState::Expired) {
             JobState::Failed
-        } else if any(TaskState::Cancelled) {
+        } else if job.tasks.iter().any(|task| {
+            let task = &self.tasks[task];
+            task.state == TaskState::Cancelled
+                && !matches!(task.cause, Some(CancelCause::NotNeeded(_)))
+        }) {
             JobState::Cancelled
         } else {
             JobState::Succeeded

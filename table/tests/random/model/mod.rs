@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use triarch_table::command::reply::Refusal;
-use triarch_table::command::{EndReason, NewTask, OnFailure, RegisterWorker};
+use triarch_table::command::{DependencyCondition, EndReason, NewTask, OnFailure, RegisterWorker};
 use triarch_table::records::task::CancelCause;
 use triarch_table::types::state::{TaskState, WorkerState};
 use triarch_table::{Command, JobId, Limits, Reply, Stamp, TaskId, Token, WorkerId};
@@ -35,7 +35,10 @@ struct ModelTask {
     id: TaskId,
     job: JobId,
     new: NewTask,
-    after: Vec<TaskId>,
+    /// Its dependencies, each with the condition on its end.
+    after: Vec<(TaskId, DependencyCondition)>,
+    /// Number of them whose end is not counted yet.
+    on: usize,
     state: TaskState,
     /// Earliest start in Unix ms, and delay in ms after the last dependency has succeeded.
     ready: (u64, u64),
@@ -64,6 +67,8 @@ struct ModelJob {
     /// The tasks as answered: with those that replace deduplicated ones.
     answer: Vec<TaskId>,
     finished_ms: Option<u64>,
+    /// The jobs it comes after, each with the condition on its end and whether that is met.
+    after_jobs: Vec<(JobId, DependencyCondition, Option<bool>)>,
 }
 
 #[derive(Debug)]
@@ -230,7 +235,9 @@ impl Model {
                 (Reply::Done { tasks }, false)
             }
             Command::ForgetJobs { jobs } => (self.forget_jobs(jobs), false),
-            Command::RestorePart(_) => unreachable!("backups are restored beside this history"),
+            Command::RestorePart(_) | Command::RestorePartOfLevel2(_) => {
+                unreachable!("backups are restored beside this history")
+            }
             Command::PutSchedule(put) => (self.put_schedule(put)?, false),
             Command::DeleteSchedule { name } => (self.delete_schedule(name)?, false),
             Command::PauseSchedule { name } => (self.pause_schedule(name)?, false),

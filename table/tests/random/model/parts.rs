@@ -79,6 +79,7 @@ impl Model {
             idempotency_key: Some(key.clone()),
             // No other submission has this digest, and no reply shows it.
             body_digest: [255; 32],
+            after_jobs: Vec::new(),
             part_digests: staged
                 .received
                 .values()

@@ -24,17 +24,14 @@ impl Model {
             let Some((_, what, task)) = due.filter(|due| due.0 <= self.now_ms).min() else {
                 break;
             };
-            let unfinished = |model: &Self| {
-                model
-                    .tasks
-                    .values()
-                    .filter(|task| !task.state.is_terminal())
-                    .count() as u64
-            };
-            let before = unfinished(self);
             if what == 0 {
+                let states = |model: &Self| -> Vec<TaskState> {
+                    model.tasks.values().map(|task| task.state).collect()
+                };
+                let before = states(self);
                 self.put(task, TaskState::Expired);
-                steps += before - unfinished(self);
+                let changed = before.iter().zip(states(self));
+                steps += changed.filter(|(before, now)| *before != now).count() as u64;
             } else {
                 self.queue(task);
                 steps += 1;

@@ -1,6 +1,8 @@
 //! Scheduling of tasks: queues and their limits, workers and their leases, retries, timers, schedules and dependencies.
 
+mod after_jobs;
 mod concurrency_keys;
+mod conditions;
 mod dead_letters;
 mod exec_workers;
 mod poison_tasks;

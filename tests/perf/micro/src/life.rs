@@ -119,6 +119,7 @@ pub fn submission(tasks: usize, request: u64) -> Command {
         idempotency_key: None,
         body_digest: [0; 32],
         part_digests: Vec::new(),
+        after_jobs: Vec::new(),
         name: String::new(),
         on_failure: OnFailure::Continue,
         tasks: (0..tasks).map(|_| task()).collect(),

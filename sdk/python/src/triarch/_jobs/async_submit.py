@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .._http.async_transport import AsyncTransport
 from ..errors import InvalidRequest, TriarchError
@@ -97,10 +97,12 @@ class AsyncSubmitter:
         name: str | None = None,
         idempotency_key: str | None = None,
         on_failure: str | None = None,
+        after_jobs: Sequence[Mapping[str, str]] | None = None,
     ) -> Submitted:
         """Submits a job of these tasks, in parts if it is large."""
         answer: object = None
-        for request in job_requests(specs, name=name, idempotency_key=idempotency_key, on_failure=on_failure):
+        fields = {"name": name, "on_failure": on_failure, "after_jobs": after_jobs or None}
+        for request in job_requests(specs, fields, idempotency_key=idempotency_key):
             answer = await self._transport.json(request)
         return read_submitted(answer)
 

@@ -19,7 +19,7 @@ import atexit
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -281,19 +281,19 @@ class Submitter:
         name: str | None = None,
         idempotency_key: str | None = None,
         on_failure: str | None = None,
+        after_jobs: Sequence[Mapping[str, str]] | None = None,
     ) -> Submitted:
         """Submits a job of these tasks, in parts if it is large."""
         answer: Any = None
-        for request in job_requests(specs, name=name, idempotency_key=idempotency_key, on_failure=on_failure):
+        fields = {"name": name, "on_failure": on_failure, "after_jobs": after_jobs or None}
+        for request in job_requests(specs, fields, idempotency_key=idempotency_key):
             answer = self._transport.json(request)
         return read_submitted(answer)
 
 
-def job_requests(
-    specs: Sequence[bytes], *, name: str | None, idempotency_key: str | None, on_failure: str | None
-) -> Iterator[Request]:
+def job_requests(specs: Sequence[bytes], fields: Mapping[str, Any], *, idempotency_key: str | None) -> Iterator[Request]:
     """Yields the requests that submit one job, in order. The answer to the last one describes the whole job."""
-    fields: dict[str, Any] = {"name": name, "idempotency_key": idempotency_key, "on_failure": on_failure}
+    fields = {**fields, "idempotency_key": idempotency_key}
     parts = _parts_of(specs)
     if len(parts) == 1:
         yield Request.change("POST", "/v1/jobs", _job_body(specs, **fields))

@@ -120,7 +120,9 @@ class EagerCluster:
         job = self._jobs[id]
         states = [self.tasks[task]["state"] for task in job["tasks"]]
         counts = {state: states.count(state) for state in _TERMINAL}
-        return {**job, "counts": counts, "state": "succeeded" if counts["succeeded"] == len(states) else "failed"}
+        not_needed = sum(_error_type(self.tasks[task]) == "not_needed" for task in job["tasks"])
+        succeeded = counts["succeeded"] + not_needed == len(states)
+        return {**job, "counts": counts, "state": "succeeded" if succeeded else "failed"}
 
     # --- jobs ---
 
@@ -149,6 +151,10 @@ class EagerCluster:
         }
         if key is not None:
             self._by_key[key] = job_id
+        before = [(self._job(one["job"]), one.get("when", "succeeded")) for one in body.get("after_jobs") or ()]
+        denied = next((job["id"] for job, when in before if when not in ("ended", job["state"])), None)
+        for task in tasks if denied is not None else ():
+            _end(task, "cancelled", error={"type": "job_dependency_failed", "job": denied})
         self._run(tasks, fail_fast=body.get("on_failure") == "fail_fast")
         return {"id": job_id, "tasks": [task["id"] for task in tasks], "duplicate": False}
 
@@ -179,30 +185,32 @@ class EagerCluster:
     def _run(self, tasks: list[dict[str, Any]], *, fail_fast: bool) -> None:
         by_key = {task["key"]: task for task in tasks if task["key"] is not None}
         for task in tasks:
-            for key in task["after"]:
+            for key, _ in _after(task):
                 if key not in by_key:
                     raise _refused("invalid_request", 400, f"task {task['id']} comes after {key!r}, which is no key of its job")
         left = list(tasks)
         while left:
-            ready = [task for task in left if all(by_key[key]["state"] in _TERMINAL for key in task["after"])]
+            ready = [task for task in left if all(by_key[key]["state"] in _TERMINAL for key, _ in _after(task))]
             if not ready:
                 raise _refused("invalid_request", 400, "the dependencies of this job form a circle; remove one of them")
             for task in ready:
-                self._run_after(task, [by_key[key] for key in task["after"]])
+                self._run_after(task, [(by_key[key], when) for key, when in _after(task)])
                 if fail_fast and task["state"] == "failed":
                     for other in left:
-                        if other["state"] == "queued":
+                        if other["state"] == "queued" and all(when == "succeeded" for _, when in _after(other)):
                             _end(other, "cancelled", error={"type": "job_failed", "task": task["id"]})
             left = [task for task in left if task["state"] == "queued"]
 
-    def _run_after(self, task: dict[str, Any], before: list[dict[str, Any]]) -> None:
+    def _run_after(self, task: dict[str, Any], before: list[tuple[dict[str, Any], str]]) -> None:
         if task["state"] != "queued":
             return
-        for one in before:
-            if one["state"] != "succeeded":
-                _end(task, "cancelled", error={"type": "dependency_failed", "task": one["id"]})
+        for one, when in before:
+            if not _meets(one, when):
+                not_needed = one["state"] == "succeeded" or _error_type(one) == "not_needed"
+                type = "not_needed" if not_needed else "dependency_failed"
+                _end(task, "cancelled", error={"type": type, "task": one["id"]})
                 return
-        task["inputs"] = {one["key"]: one["result"] for one in before}
+        task["inputs"] = {one["key"]: _input(one, when) for one, when in before}
         self._run_one(task)
 
     # --- one task ---
@@ -239,6 +247,31 @@ class EagerCluster:
         except (Exception, SystemExit, TaskStopped, asyncio.CancelledError) as error:
             return self._runner.failed(prepared.function, error)
         return self._runner.succeeded(prepared.function, value)
+
+
+def _after(task: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns the keys of the tasks that a task comes after, each with how it must end."""
+    return [
+        (item, "succeeded") if isinstance(item, str) else (item["key"], item.get("when", "succeeded")) for item in task["after"]
+    ]
+
+
+def _error_type(task: dict[str, Any]) -> str | None:
+    error = task["error"]
+    return error.get("type") if isinstance(error, dict) else None
+
+
+def _meets(task: dict[str, Any], when: str) -> bool:
+    if when == "failed":
+        return task["state"] == "failed" or _error_type(task) in ("dependency_failed", "job_failed")
+    return when == "ended" or task["state"] == "succeeded"
+
+
+def _input(task: dict[str, Any], when: str) -> Any:
+    if when != "ended":
+        return task["result"] if when == "succeeded" else task["error"]
+    end = {"state": task["state"]}
+    return {**end, "result": task["result"]} if task["state"] == "succeeded" else {**end, "error": task["error"]}
 
 
 def _call(this: TaskContext, call: PreparedCall) -> Any:
