@@ -1,5 +1,11 @@
 //! `triarch`: the nodes, the workers and the command line in one binary.
 
+mod address;
+mod dispatch;
+mod logging;
+mod server_args;
+mod worker_args;
+
 use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
@@ -10,5 +16,5 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    triarch::main()
+    dispatch::main()
 }

@@ -1,4 +1,4 @@
 //! Fuzz target: query strings of requests.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| triarch::fuzzing::query_string(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| triarch_node::fuzzing::query_string(data));

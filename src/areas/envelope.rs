@@ -13,9 +13,9 @@ use triarch_raft::Level;
 use triarch_table::Command;
 use triarch_table::command::codec::{self, CodecError};
 
-use crate::areas::area::{Area, UnknownArea};
-use crate::areas::task_output::{KeptOutput, OutputCodecError};
-use crate::areas::worker_secrets::{SecretCodecError, SecretCommand};
+use crate::area::{Area, UnknownArea};
+use crate::task_output::{KeptOutput, OutputCodecError};
+use crate::worker_secrets::{SecretCodecError, SecretCommand};
 
 /// First byte of an envelope. It is not a version of the table's own format, and never becomes one.
 const ENVELOPE: u8 = 2;

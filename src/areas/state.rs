@@ -3,7 +3,7 @@
 //! | first bytes | level | rest |
 //! |---|---|---|
 //! | `TRITABLE`, 1 | 1 | the records of the table |
-//! | `TRITABLE`, 2 | 2 and above | [sections](crate::areas::sections), one per area |
+//! | `TRITABLE`, 2 | 2 and above | [sections](crate::sections), one per area |
 //!
 //! Programs of level 1 name the unknown version of such a stream, because it begins as theirs does.
 
@@ -13,10 +13,10 @@ use triarch_raft::Level;
 use triarch_table::snapshot::{self, MAGIC, SnapshotError};
 use triarch_table::{Frozen, Table};
 
-use crate::areas::area::{Area, UnknownArea};
-use crate::areas::sections::{SectionError, SectionHead, SectionReader, SectionWriter};
-use crate::areas::task_output::{self, TaskOutputs};
-use crate::areas::worker_secrets::{self, WorkerSecrets};
+use crate::area::{Area, UnknownArea};
+use crate::sections::{SectionError, SectionHead, SectionReader, SectionWriter};
+use crate::task_output::{self, TaskOutputs};
+use crate::worker_secrets::{self, WorkerSecrets};
 
 /// Version of a stream in sections. The table's own version never becomes 2.
 const SECTIONS: u8 = 2;
@@ -154,6 +154,12 @@ impl FrozenState {
             value: combined(&areas),
             areas,
         }
+    }
+}
+
+impl triarch_raft::Frozen for FrozenState {
+    fn write(self, out: &mut dyn Write) -> io::Result<()> {
+        FrozenState::write(self, out)
     }
 }
 
@@ -339,7 +345,7 @@ mod tests {
     use triarch_table::Token;
 
     use super::*;
-    use crate::areas::task_output::{KeptOutput, KeptStream};
+    use crate::task_output::{KeptOutput, KeptStream};
 
     /// A table of level 1, as it was written before there were levels. It never changes.
     const TABLE_V1: &[u8] = include_bytes!("../../table/tests/golden/table.v1.snapshot");

@@ -91,3 +91,30 @@ pub fn resource(text: &str) -> Result<(String, u64), String> {
     let (key, amount) = label(text).map_err(|_| wrong())?;
     Ok((key, amount.parse().map_err(|_| wrong())?))
 }
+
+#[cfg(test)]
+mod tests {
+    use triarch_sdk::wire::JobState;
+
+    use super::one_of;
+
+    #[test]
+    fn states_are_parsed_by_their_names_on_the_wire() {
+        let command = clap::Command::new("list").arg(
+            clap::Arg::new("state")
+                .value_parser(one_of::<JobState>(JobState::ALL.map(JobState::as_str))),
+        );
+        for state in JobState::ALL {
+            let parsed = command
+                .clone()
+                .try_get_matches_from(["list", state.as_str()]);
+            assert_eq!(
+                parsed.expect("a state").get_one::<JobState>("state"),
+                Some(&state)
+            );
+        }
+        let refused = command.try_get_matches_from(["list", "done"]);
+        let said = refused.expect_err("no state").to_string();
+        assert!(said.contains("succeeded"), "{said}");
+    }
+}

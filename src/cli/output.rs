@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! - Texts of users reach the terminal escaped ([`crate::terminal_text`]): in a [`Cell`], in everything printed as a table,
+//! - Texts of users reach the terminal escaped ([`triarch_process::terminal_text`]): in a [`Cell`], in everything printed as a table,
 //!   and in every note. JSON stays exact, and so does the output of a task unless it goes to a terminal.
 //!
 //! Nothing here panics when the reader of a pipe goes away. That is an [`io::Error`] like any other, which the entry
@@ -14,8 +14,7 @@ use std::io::{self, IsTerminal, Write};
 use clap::ValueEnum;
 use comfy_table::{Attribute, CellAlignment, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
-
-use crate::terminal_text::{Keep, escape};
+use triarch_process::terminal_text::{Keep, escape};
 
 /// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

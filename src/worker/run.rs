@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+use triarch_process::signals::{self, Signals};
 use triarch_sdk::wire::Register;
 use triarch_sdk::{Client, ClientOptions, Shutdown, WorkerConfig, parse_masters};
 
@@ -16,7 +17,6 @@ use super::exec::{ExecExecutor, ExecLimits, Surroundings};
 use super::file_limit::FileLimit;
 use super::options::WorkerOptions;
 use super::run_as::RunAs;
-use crate::signals::{self, Signals};
 
 /// Time after SIGKILL within which a command must have ended. After it, the attempt is abandoned.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);

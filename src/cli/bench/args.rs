@@ -4,7 +4,6 @@ use clap::Args;
 
 use super::mode::Mode;
 
-/// Measures rates and latency percentiles of a running cluster, with built-in workers
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Workload to measure
@@ -50,5 +49,27 @@ fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
         Ok(number) if (least..=most).contains(&number) => Ok(number),
         Ok(_) => Err(format!("must be from {least} to {most}")),
         Err(_) => Err(format!("'{text}' is not a number")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::BenchArgs;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    #[test]
+    fn the_old_spelling_of_a_mode_is_still_accepted() {
+        for mode in ["lifecycle", "whole"] {
+            let command = Command::try_parse_from(["bench", "--mode", mode]).expect(mode);
+            let written = serde_json::to_value(command.args.mode).expect("plain");
+            assert_eq!(written, "whole", "{mode}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::recorder::RunRecorder;
 use super::server_metrics::MetricsSnapshot;
 use super::settings::Settings;
-use crate::cli::context::CommandContext;
+use crate::context::CommandContext;
 
 /// One benchmark run. Each mode implements its measurement on it.
 pub struct BenchRun<'a> {

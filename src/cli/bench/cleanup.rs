@@ -9,7 +9,7 @@ use triarch_sdk::wire::{
 
 use super::bench_run::BenchRun;
 use super::mode::Mode;
-use crate::cli::error::CommandError;
+use crate::error::CommandError;
 
 /// Number of workers in one page.
 const PAGE_SIZE: u32 = 1_000;

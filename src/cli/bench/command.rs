@@ -12,9 +12,9 @@ use super::recorder::RunRecorder;
 use super::report::Report;
 use super::server_metrics::MetricsSnapshot;
 use super::settings::Settings;
-use crate::cli::context::CommandContext;
-use crate::cli::error::CommandError;
-use crate::cli::{output, wait};
+use crate::context::CommandContext;
+use crate::error::CommandError;
+use crate::{output, wait};
 
 impl BenchArgs {
     /// Runs the benchmark.

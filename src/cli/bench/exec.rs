@@ -5,11 +5,11 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use triarch_sdk::wire::{Register, Task, TaskSpec, TaskState, TasksQuery};
 use triarch_sdk::{Executor, Shutdown, WorkerConfig};
+use triarch_worker::exec_executor;
 
 use super::arrivals::Arrivals;
 use super::bench_run::BenchRun;
-use crate::cli::error::CommandError;
-use crate::worker::exec_executor;
+use crate::error::CommandError;
 
 /// Maximum wait for one job.
 const JOB_TIMEOUT: Duration = Duration::from_secs(600);

@@ -8,7 +8,7 @@ use triarch_sdk::{Executor, Outcome, Shutdown, TaskContext};
 
 use super::bench_run::{BenchRun, IdleWindow};
 use super::server_metrics::MetricsSnapshot;
-use crate::cli::error::CommandError;
+use crate::error::CommandError;
 
 /// Maximum wait for all workers to register and poll.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(120);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bench_run::BenchRun;
-use crate::cli::error::CommandError;
+use crate::error::CommandError;
 
 /// Maximum time without a result before the run counts as stalled.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);

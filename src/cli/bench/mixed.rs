@@ -8,7 +8,7 @@ use triarch_sdk::wire::{ReadQuery, TasksQuery};
 
 use super::arrivals::Arrivals;
 use super::bench_run::BenchRun;
-use crate::cli::error::CommandError;
+use crate::error::CommandError;
 
 /// Number of items in a page, as for a human reader.
 const PAGE_SIZE: u32 = 50;

@@ -15,7 +15,7 @@ use triarch_sdk::wire::{
 
 use super::bench_run::BenchRun;
 use super::recorder::PayloadHeader;
-use crate::cli::error::CommandError;
+use crate::error::CommandError;
 
 /// Maximum wait for an answer, in addition to the wait of a long poll.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use super::mode::Mode;
 use super::recorder::RunTotals;
 use super::server_metrics::{CommitBreakdown, HistogramDelta, MetricsSnapshot, ResourceUsage};
 use super::settings::Settings;
-use crate::cli::output::{self, Cell, Column};
+use crate::output::{self, Cell, Column};
 
 /// Report of a run. Its fields are the JSON of `triarch bench --output json`.
 #[derive(Debug, Serialize)]

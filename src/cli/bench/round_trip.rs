@@ -6,7 +6,7 @@ use futures_util::future::try_join_all;
 
 use super::arrivals::Arrivals;
 use super::bench_run::BenchRun;
-use crate::cli::error::CommandError;
+use crate::error::CommandError;
 
 /// Maximum wait for one task.
 const JOB_TIMEOUT: Duration = Duration::from_secs(60);

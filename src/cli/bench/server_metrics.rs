@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::cli::context::CommandContext;
-use crate::cli::error::CommandError;
+use crate::context::CommandContext;
+use crate::error::CommandError;
 
 /// Maximum wait for one master's answer.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);

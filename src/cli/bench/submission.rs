@@ -6,7 +6,7 @@ use triarch_sdk::wire::{SubmitJob, Submitted, TaskSpec};
 use super::arrivals::{Arrival, Arrivals};
 use super::bench_run::BenchRun;
 use super::recorder::PayloadHeader;
-use crate::cli::error::CommandError;
+use crate::error::CommandError;
 
 impl BenchRun<'_> {
     /// Runs all clients until there is nothing more to submit.

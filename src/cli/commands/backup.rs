@@ -12,13 +12,13 @@ use chrono::{DateTime, SecondsFormat};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use triarch_areas::backup_format::{BackupError, Header, Reader};
+use triarch_areas::state;
 use triarch_sdk::wire::{Consistency, ReadQuery, RestoreProgress, RestoreQuery};
 
-use crate::areas::state;
-use crate::backup_format::{BackupError, Header, Reader};
-use crate::cli::context::CommandContext;
-use crate::cli::error::CommandError;
-use crate::cli::output::{self, details};
+use crate::context::CommandContext;
+use crate::error::CommandError;
+use crate::output::{self, details};
 
 /// Bytes of the table in one request.
 const PART_BYTES: usize = 4 << 20;

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use clap::Args;
 use triarch_sdk::wire::{Swept, TaskSelection, TaskState};
 
-use crate::cli::args::one_of;
-use crate::cli::confirmation::Confirmation;
-use crate::cli::context::CommandContext;
-use crate::cli::error::{CommandError, EXIT_FAILED};
-use crate::cli::output;
+use crate::args::one_of;
+use crate::confirmation::Confirmation;
+use crate::context::CommandContext;
+use crate::error::{CommandError, EXIT_FAILED};
+use crate::output;
 
 /// Selection of one task by its id, or of many by filters.
 #[derive(Debug, Args)]

@@ -4,20 +4,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use triarch_raft::{NodeAddress, NodeAddressError};
 use triarch_sdk::Error;
 use triarch_sdk::wire::{AddNode, ClusterStatus, Consistency, ProblemCode, ReadQuery};
 
 use super::backup::{self, BackupArgs, RestoreArgs};
 use super::{cluster_members, cluster_status};
-use crate::cli::confirmation::Confirmation;
-use crate::cli::context::CommandContext;
-use crate::cli::error::CommandError;
-use crate::cli::output;
-use crate::cli::time_format;
-use crate::cli::watch::watch;
-use crate::server::{NodeAddress, NodeAddressError};
+use crate::confirmation::Confirmation;
+use crate::context::CommandContext;
+use crate::error::CommandError;
+use crate::output;
+use crate::time_format;
+use crate::watch::watch;
 
-/// Shows and administers the masters: membership, leadership, backups
 #[derive(Debug, Args)]
 pub struct ClusterArgs {
     #[command(subcommand)]

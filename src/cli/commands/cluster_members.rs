@@ -13,10 +13,10 @@ use triarch_sdk::wire::{
 };
 
 use super::cluster_status;
-use crate::cli::context::CommandContext;
-use crate::cli::error::CommandError;
-use crate::cli::output;
-use crate::cli::wait;
+use crate::context::CommandContext;
+use crate::error::CommandError;
+use crate::output;
+use crate::wait;
 
 /// Interval between two checks of a new master's progress.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);

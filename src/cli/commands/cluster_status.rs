@@ -2,8 +2,8 @@
 
 use triarch_sdk::wire::{ClusterNode, ClusterStatus, Forming, NodeDisk, NodeRole};
 
-use crate::cli::output::{self, Cell, Column};
-use crate::cli::time_format;
+use crate::output::{self, Cell, Column};
+use crate::time_format;
 
 /// Age of an unfinished sync from which on a disk is shown as hanging, in ms.
 const HANGING_SYNC_MS: u64 = 1_000;

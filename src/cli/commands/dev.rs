@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::dev::{self, DevOptions};
-use crate::cli::error::usage_error;
-use crate::cli::output::Format;
+use crate::dev::{self, DevOptions};
+use crate::error::usage_error;
+use crate::output::Format;
 
 /// Runs a whole cluster on this machine, for experiments
 #[derive(Debug, Args)]

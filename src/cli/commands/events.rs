@@ -6,12 +6,11 @@ use clap::Args;
 use triarch_sdk::wire::event::EventDetail;
 use triarch_sdk::wire::{Event, EventsQuery};
 
-use crate::cli::context::CommandContext;
-use crate::cli::error::CommandError;
-use crate::cli::output::{self, Format};
-use crate::cli::shell;
+use crate::context::CommandContext;
+use crate::error::CommandError;
+use crate::output::{self, Format};
+use crate::shell;
 
-/// Follows the events of a cluster, in the order of the log
 #[derive(Debug, Args)]
 #[command(
     after_help = "Runs until Ctrl-C and continues over failovers. With --output json, prints one object per line; --after \

@@ -10,7 +10,6 @@ pub mod events;
 pub mod job;
 pub mod queue;
 pub mod schedule;
-pub mod server;
 pub mod submit;
 pub mod task;
 mod task_logs;

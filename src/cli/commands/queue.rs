@@ -5,16 +5,15 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use triarch_sdk::wire::{Placement, Purge, Purged, Queue, QueueList, QueueSettings, ReadQuery};
 
-use crate::cli::args::one_of;
-use crate::cli::confirmation::Confirmation;
-use crate::cli::context::CommandContext;
-use crate::cli::duration;
-use crate::cli::error::{CommandError, EXIT_FAILED};
-use crate::cli::output::{self, Cell, Column};
-use crate::cli::time_format;
-use crate::cli::watch::watch;
+use crate::args::one_of;
+use crate::confirmation::Confirmation;
+use crate::context::CommandContext;
+use crate::duration;
+use crate::error::{CommandError, EXIT_FAILED};
+use crate::output::{self, Cell, Column};
+use crate::time_format;
+use crate::watch::watch;
 
-/// Lists, shows and configures queues
 #[derive(Debug, Args)]
 pub struct QueueArgs {
     #[command(subcommand)]

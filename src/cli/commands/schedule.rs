@@ -8,15 +8,14 @@ use clap::{Args, Subcommand};
 use triarch_sdk::wire::{CatchUp, Overlap, PutSchedule, Schedule, ScheduleList};
 
 use super::submit::WorkArgs;
-use crate::cli::args::{PageArgs, one_of};
-use crate::cli::context::CommandContext;
-use crate::cli::duration;
-use crate::cli::error::CommandError;
-use crate::cli::output::{self, Cell, Column};
-use crate::cli::time_format;
-use crate::cli::watch::watch;
+use crate::args::{PageArgs, one_of};
+use crate::context::CommandContext;
+use crate::duration;
+use crate::error::CommandError;
+use crate::output::{self, Cell, Column};
+use crate::time_format;
+use crate::watch::watch;
 
-/// Creates and administers schedules, which submit jobs by cron expressions or at intervals
 #[derive(Debug, Args)]
 pub struct ScheduleArgs {
     #[command(subcommand)]

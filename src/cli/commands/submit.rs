@@ -13,13 +13,13 @@ use triarch_sdk::wire::{AfterJob, EndCondition, ExecPayload, Requires, SubmitJob
 
 use self::array::Array;
 use self::input::Forward;
-use crate::cli::args::{label, resource};
-use crate::cli::context::CommandContext;
-use crate::cli::duration;
-use crate::cli::error::CommandError;
-use crate::cli::output;
-use crate::cli::shell;
-use crate::cli::submitted::{self, ExitCodes};
+use crate::args::{label, resource};
+use crate::context::CommandContext;
+use crate::duration;
+use crate::error::CommandError;
+use crate::output;
+use crate::shell;
+use crate::submitted::{self, ExitCodes};
 
 mod array;
 mod input;
@@ -34,7 +34,6 @@ const DEFAULT_RETRIES: u32 = 2;
 /// Maximum length of a concurrency key, in bytes.
 const KEY_BYTES_MAX: usize = 200;
 
-/// Submits a job
 #[derive(Debug, Args)]
 #[command(
     group(clap::ArgGroup::new("work").args(["argv", "file", "stdin_job"]).required(true)),

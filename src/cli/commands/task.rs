@@ -11,18 +11,17 @@ use triarch_sdk::wire::{
 
 use super::bulk_tasks::{Bulk, Selected, Which, selection};
 use super::task_logs;
-use crate::cli::args::{PageArgs, one_of};
-use crate::cli::confirmation::Confirmation;
-use crate::cli::context::CommandContext;
-use crate::cli::error::{CommandError, EXIT_FAILED};
-use crate::cli::ids;
-use crate::cli::output::{self, Cell, Column, Format};
-use crate::cli::task_output;
-use crate::cli::time_format;
-use crate::cli::wait::{self, WaitOutcome};
-use crate::cli::watch::watch;
+use crate::args::{PageArgs, one_of};
+use crate::confirmation::Confirmation;
+use crate::context::CommandContext;
+use crate::error::{CommandError, EXIT_FAILED};
+use crate::ids;
+use crate::output::{self, Cell, Column, Format};
+use crate::task_output;
+use crate::time_format;
+use crate::wait::{self, WaitOutcome};
+use crate::watch::watch;
 
-/// Lists, shows, waits for, cancels and retries tasks
 #[derive(Debug, Args)]
 pub struct TaskArgs {
     #[command(subcommand)]

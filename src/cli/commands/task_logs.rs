@@ -9,11 +9,11 @@ use std::time::Duration;
 use triarch_sdk::wire::exec::KIND as EXEC;
 use triarch_sdk::wire::{AttemptOutcome, LogsQuery, TaskState};
 
-use crate::cli::context::CommandContext;
-use crate::cli::error::CommandError;
-use crate::cli::output::{self, Format};
-use crate::cli::task_output;
-use crate::cli::wait::WaitOutcome;
+use crate::context::CommandContext;
+use crate::error::CommandError;
+use crate::output::{self, Format};
+use crate::task_output;
+use crate::wait::WaitOutcome;
 
 /// Maximum wait of one long poll.
 const POLL_WAIT: Duration = Duration::from_secs(20);

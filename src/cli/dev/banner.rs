@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::child::Child;
 use super::layout::Layout;
 use super::role::Role;
-use crate::cli::output::{self, Cell, Column};
-use crate::cli::shell;
+use crate::output::{self, Cell, Column};
+use crate::shell;
 
 /// Description of the cluster as it is printed for the user.
 #[derive(Debug, Serialize)]

@@ -10,10 +10,10 @@ use std::process::{Command, ExitStatus, Stdio};
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use triarch_process::private_files;
 
 use super::layout::Layout;
 use super::role::Role;
-use crate::private_files;
 
 /// Started process. Dropping it does not stop it; see [`Child::kill`].
 #[derive(Debug)]

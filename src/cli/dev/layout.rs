@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use triarch_process::private_files;
 
 use super::options::DevOptions;
 use super::role::Role;
-use crate::cli::args::DEFAULT_MASTERS;
-use crate::cli::{output, shell};
-use crate::private_files;
+use crate::args::DEFAULT_MASTERS;
+use crate::{output, shell};
 
 /// Time that running attempts get when the cluster stops.
 const WORKER_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -264,7 +264,7 @@ fn worker_name(number: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::Format;
+    use crate::output::Format;
 
     fn options(data_dir: &Path, nodes: u16, port: u16) -> DevOptions {
         DevOptions {

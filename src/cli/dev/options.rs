@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::output::Format;
+use crate::output::Format;
 
 /// Options of `triarch dev`.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use triarch_process::signals::{Request, Signals};
 
 use super::banner::Banner;
 use super::child::Child;
@@ -12,8 +13,7 @@ use super::layout::{self, Layout};
 use super::options::DevOptions;
 use super::readiness;
 use super::role::Role;
-use crate::cli::output;
-use crate::signals::{Request, Signals};
+use crate::output;
 
 /// Maximum wait for a leader and for all workers to register.
 const START_DEADLINE: Duration = Duration::from_secs(30);

@@ -1,10 +1,11 @@
 //! Tests with real processes and real signals. Every wait is for a condition, within a deadline.
 
-use super::*;
 use serde_json::json;
+use triarch_sdk::worker::TaskHandle;
+
+use super::*;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use triarch_sdk::worker::TaskHandle;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -236,7 +237,7 @@ async fn a_command_killed_by_a_real_time_signal_fails_with_its_name() {
 #[tokio::test]
 async fn a_command_has_default_signals_and_none_blocked() {
     // A thread of this test blocks and ignores signals, as a shell may have for a worker.
-    crate::signals::neutralize_inherited().expect("set");
+    triarch_process::signals::neutralize_inherited().expect("set");
     let script = "grep -E '^Sig(Blk|Ign)' /proc/self/status | cut -f2";
     let result = result(run(&executor(), shell(script)).await);
     for mask in result.stdout.lines() {

@@ -3,11 +3,16 @@
 use std::path::{Path, PathBuf};
 
 /// The crates of the product: the folder of their sources and their name in `use`.
-pub const CRATES: [(&str, &str); 5] = [
+pub const CRATES: [(&str, &str); 10] = [
     ("table/src", "triarch_table"),
     ("storage/src", "triarch_storage"),
     ("raft/src", "triarch_raft"),
     ("sdk/rust/src", "triarch_sdk"),
+    ("src/process", "triarch_process"),
+    ("src/areas", "triarch_areas"),
+    ("src/node", "triarch_node"),
+    ("src/worker", "triarch_worker"),
+    ("src/cli", "triarch_cli"),
     ("src", "triarch"),
 ];
 

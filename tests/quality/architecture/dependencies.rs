@@ -2,22 +2,47 @@
 
 use std::path::Path;
 
-use crate::checkout::root;
+use crate::checkout::{CRATES, root};
 
-/// Folder of each crate, and the crates of this project that it may use.
-const MAY_USE: [(&str, &[&str]); 6] = [
+/// Folder of each crate, and the crates of this project that it may use. Each stands below those that it uses.
+pub const MAY_USE: [(&str, &[&str]); 11] = [
     ("table", &[]),
     ("storage", &[]),
     ("raft", &["triarch-storage"]),
     ("sdk/rust", &[]),
     ("tests/support/history_checker", &[]),
+    ("src/process", &["triarch-raft"]),
+    ("src/areas", &["triarch-table", "triarch-raft"]),
+    (
+        "src/node",
+        &[
+            "triarch-table",
+            "triarch-raft",
+            "triarch-sdk",
+            "triarch-process",
+            "triarch-areas",
+        ],
+    ),
+    ("src/worker", &["triarch-sdk", "triarch-process"]),
+    (
+        "src/cli",
+        &[
+            "triarch-table",
+            "triarch-raft",
+            "triarch-sdk",
+            "triarch-process",
+            "triarch-areas",
+            "triarch-worker",
+        ],
+    ),
     (
         ".",
         &[
-            "triarch-table",
-            "triarch-storage",
             "triarch-raft",
-            "triarch-sdk",
+            "triarch-process",
+            "triarch-node",
+            "triarch-worker",
+            "triarch-cli",
         ],
     ),
 ];
@@ -56,6 +81,33 @@ fn crates_depend_only_on_the_crates_they_may() {
                 "{folder}/Cargo.toml uses {name}; it may use {allowed:?} of this project"
             );
         }
+    }
+}
+
+#[test]
+fn every_crate_of_the_product_has_a_rule_and_has_its_imports_read() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("a manifest");
+    let (_, members) = manifest.split_once("members = [").expect("members");
+    let (members, _) = members.split_once(']').expect("the end of the list");
+    let members: Vec<&str> = members.split('"').skip(1).step_by(2).collect();
+    assert!(
+        members.len() > 10,
+        "hardly any member was read: {members:?}"
+    );
+    for member in members
+        .iter()
+        .filter(|member| !member.starts_with("tests/"))
+    {
+        let has_rule = MAY_USE.iter().any(|(folder, _)| folder == member);
+        assert!(has_rule, "{member} has no rule for what it may use");
+        let sources = [member.to_string(), format!("{member}/src")];
+        let is_read = CRATES
+            .iter()
+            .any(|(folder, _)| sources.contains(&folder.to_string()));
+        assert!(
+            is_read,
+            "{member} is not in the list of crates whose imports are read"
+        );
     }
 }
 

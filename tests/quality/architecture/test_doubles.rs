@@ -1,6 +1,7 @@
 //! Test doubles and conformance suites are not compiled into the product.
 
 use crate::checkout::{CRATES, assert_none, root, shown};
+use crate::dependencies::MAY_USE;
 use crate::imports::Crate;
 use crate::source;
 
@@ -22,7 +23,7 @@ fn test_doubles_are_not_in_the_product() {
             for feature in predicate.split("feature=\"").skip(1) {
                 let feature = feature.split('"').next().unwrap_or_default();
                 let package = name.replace('_', "-");
-                for manifest in ["table", "storage", "raft", "sdk/rust", "."] {
+                for (manifest, _) in MAY_USE {
                     let path = root().join(manifest).join("Cargo.toml");
                     let text = std::fs::read_to_string(&path).expect("a manifest");
                     if product_enables(&text, &package, feature)

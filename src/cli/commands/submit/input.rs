@@ -6,8 +6,8 @@ use std::os::unix::fs::FileTypeExt;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::cli::error::CommandError;
-use crate::cli::output;
+use crate::error::CommandError;
+use crate::output;
 
 /// Time within which something must come from a pipe that nobody said is the input of the task.
 const FIRST_BYTE_TIMEOUT_MS: u8 = 200;

@@ -6,7 +6,7 @@ use std::path::Path;
 use triarch_sdk::json_text::read_error;
 use triarch_sdk::wire::SubmitJob;
 
-use crate::cli::error::CommandError;
+use crate::error::CommandError;
 
 const EXAMPLE: &str = r#"{"tasks": [{"kind": "exec", "payload": {"argv": ["echo", "hi"]}}]}"#;
 

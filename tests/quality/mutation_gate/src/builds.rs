@@ -81,7 +81,7 @@ const KNOWN: &[Known] = &[
         Cost::Costly,
         600,
     ),
-    ("triarch", "triarch", ALL, Cost::Cheap, 120),
+    ("triarch-node", "triarch_node", ALL, Cost::Cheap, 120),
     ("triarch-raft", "triarch_raft", RAFT, Cost::Costly, 180),
     ("triarch-raft", "cluster", RAFT, Cost::Costly, 300),
     ("triarch", "cluster", ALL, Cost::Costly, 1_200),
@@ -127,7 +127,7 @@ impl Built {
         if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
             return None;
         }
-        // The `main.rs` of the program contains no tests, and has the name of the library.
+        // The tests of a program itself are about its command line, which has no mutations.
         if message["target"]["kind"][0] == "bin" {
             return None;
         }
