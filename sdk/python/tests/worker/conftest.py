@@ -51,6 +51,15 @@ class Bench:
         found: dict[str, Any] = self.app.transport.json(Request.get(path("tasks", id), {"wait_ms": wait_ms}))
         return found
 
+    def outcomes(self, id: str) -> list[str | None]:
+        """Returns how the attempts of a task have ended, `None` for one that runs.
+
+        Attempts that were `returned` count as nothing and are left out: on a busy machine, a lease goes back before the worker has
+        read of it.
+        """
+        ends = [one.get("outcome") for one in self.task(id)["attempts"]]
+        return [end for end in ends if end != "returned"]
+
     def post(self, *segments: str) -> Any:
         return self.app.transport.json(Request.change("POST", path(*segments)))
 

@@ -125,7 +125,7 @@ def test_a_result_that_cannot_be_written_fails_once_with_advice(bench: Bench) ->
     with pytest.raises(TaskFailed) as failed:
         handle.result(timeout=30)
     assert "serializer" in failed.value.error["message"]
-    assert bench.task(handle.id)["attempt"] == 1
+    assert bench.outcomes(handle.id) == ["failed"]
 
 
 # --- codecs ---
@@ -152,7 +152,7 @@ def test_a_codec_that_is_not_accepted_is_refused(bench: Bench) -> None:
     with pytest.raises(TaskFailed) as failed:
         handle.result(timeout=30)
     assert "'msgpack'" in failed.value.error["message"]
-    assert bench.task(handle.id)["attempt"] == 1
+    assert bench.outcomes(handle.id) == ["failed"]
 
 
 def test_functions_that_travel_run_only_where_they_are_accepted(bench: Bench) -> None:
