@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Generates clients from /openapi.json with the generators that users take, compiles them, and uses each against a cluster:
-# openapi-python-client (with mypy) and openapi-typescript (with tsc).
+# openapi-python-client (with mypy), openapi-typescript (with tsc) and oapi-codegen (with go).
 #
-#   scripts/compat.sh                  all of them, that this machine has the compilers for; two minutes at the first time
-#   scripts/compat.sh python           some of them: python, typescript
+#   scripts/compat.sh                  all of them, that this machine has the compilers for; four minutes at the first time
+#   scripts/compat.sh python           some of them: python, typescript, go
 #
 # TRIARCH_BIN: the program. Default: target/release/triarch. The generators, of fixed versions, come from the package registries
 # into target/compat. scripts/test.sh does not run this script: the unit tests hold the form of the document that generators need.

@@ -80,10 +80,21 @@ def typescript(work: Path, document: Path, env: dict[str, str]) -> str:
     return said
 
 
+def go(work: Path, document: Path, env: dict[str, str]) -> str:
+    """Generates with oapi-codegen, and compiles with go."""
+    directory = fresh(work, "go")
+    (directory / "triarch").mkdir()
+    said = run("go", "tool", "oapi-codegen", "-config", "config.yaml", document, cwd=directory)
+    run("go", "vet", "./...", cwd=directory)
+    run("go", "run", ".", cwd=directory, env=env)
+    return said
+
+
 #: The function of each language, and the commands that it needs.
 LANGUAGES: dict[str, tuple[Callable[[Path, Path, dict[str, str]], str], tuple[str, ...]]] = {
     "python": (python, ()),
     "typescript": (typescript, ("node", "npm", "npx")),
+    "go": (go, ("go",)),
 }
 
 
