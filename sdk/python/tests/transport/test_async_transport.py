@@ -48,6 +48,24 @@ def test_connections_are_kept_and_bounded(peers: list[Peer]) -> None:
     run(peers[0].url, None, main)
 
 
+def test_connections_to_all_masters_together_are_bounded(peers: list[Peer]) -> None:
+    peers += [Peer(lambda one, _: answer(one)) for _ in range(3)]
+
+    async def main(transport: AsyncTransport) -> None:
+        for peer in peers:
+            transport.masters.record_success(peer.url)
+            await asyncio.gather(*(transport.json(Request.get("/v1/cluster")) for _ in range(2 * CONNECTIONS_MAX)))
+        assert all(peer.connections > 1 for peer in peers)
+        # Peers notice the end of a connection a moment later.
+        while sum(peer.connections - peer.closed for peer in peers) > CONNECTIONS_MAX:
+            await asyncio.sleep(0.01)
+
+    async def in_time(transport: AsyncTransport) -> None:
+        await asyncio.wait_for(main(transport), 10)
+
+    run(",".join(peer.url for peer in peers), None, in_time)
+
+
 def test_a_kept_connection_that_was_closed_costs_no_try(peers: list[Peer]) -> None:
     peers.append(Peer(lambda one, _: not answer(one)))
 

@@ -6,7 +6,8 @@ connections of its own, made at first use.
 # Invariants
 
 * Connections belong to one event loop of one process. A forked child makes its own.
-* At most ``CONNECTIONS_MAX`` connections per event loop are in use. Further requests wait for one.
+* At most ``CONNECTIONS_MAX`` connections per event loop are open, to all masters together. Further requests wait for one, and the
+  connection that was idle for longest is closed for a new one to another master.
 * A cancelled or timed-out exchange aborts its connection, so no half-read response is left behind.
 """
 
@@ -103,25 +104,38 @@ class _Pool:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.slots = asyncio.Semaphore(CONNECTIONS_MAX)
+        self._in_use = 0
         self._idle: dict[str, list[_Connection]] = {}
 
     def take(self, master: str) -> _Connection | None:
-        """Returns an idle connection, the one used last, if there is one that is not stale."""
+        """Returns an idle connection, the one used last, if there is one that is not stale. Otherwise there is room for a new one.
+
+        Each call is followed by one of :meth:`give_back`.
+        """
+        self._in_use += 1
         idle = self._idle.get(master, [])
         while idle:
             connection = idle.pop()
             if not connection.is_closed and time.monotonic() - connection.used_s <= IDLE_MAX_S:
                 return connection
             connection.abort()
+        self._close_surplus()
         return None
 
-    def give_back(self, master: str, connection: _Connection) -> None:
-        """Keeps a connection for the next request."""
+    def give_back(self, master: str, connection: _Connection | None) -> None:
+        """Keeps a connection for the next request, unless it is `None`: then it was closed."""
+        self._in_use -= 1
+        if connection is None:
+            return
         connection.used_s = time.monotonic()
         idle = self._idle.setdefault(master, [])
         idle.append(connection)
         while idle[0].is_closed or connection.used_s - idle[0].used_s > IDLE_MAX_S:
             idle.pop(0).abort()
+
+    def _close_surplus(self) -> None:
+        while self._in_use + sum(map(len, self._idle.values())) > CONNECTIONS_MAX:
+            min(filter(None, self._idle.values()), key=lambda idle: idle[0].used_s).pop(0).abort()
 
     def close(self) -> None:
         """Closes the idle connections."""
@@ -183,10 +197,11 @@ class AsyncTransport:
         pool = self._pool()
         async with pool.slots:
             connection = pool.take(attempt.master)
-            is_reused = connection is not None
-            if connection is None:
-                connection = await self._connect(attempt)
+            kept = None
             try:
+                is_reused = connection is not None
+                if connection is None:
+                    connection = await self._connect(attempt)
                 try:
                     answer = await _timed_exchange(connection, request, attempt)
                 except (ConnectionError, BadStatusLine):
@@ -196,14 +211,13 @@ class AsyncTransport:
                     connection.abort()
                     connection = await self._connect(attempt)
                     answer = await _timed_exchange(connection, request, attempt)
-            except BaseException:
-                connection.abort()
-                raise
-            if answer.keep_alive and not connection.is_closed:
-                pool.give_back(attempt.master, connection)
-            else:
-                connection.abort()
-            return answer
+                if answer.keep_alive and not connection.is_closed:
+                    kept = connection
+                return answer
+            finally:
+                if kept is None and connection is not None:
+                    connection.abort()
+                pool.give_back(attempt.master, kept)
 
     async def _connect(self, attempt: Try) -> _Connection:
         url = urlsplit(attempt.master)
