@@ -48,15 +48,21 @@ pub async fn first_acknowledgement(
     Ok((first.duration_since(since), acked))
 }
 
-/// Measured times.
+/// Measured times, in order of length.
 #[derive(Debug, Clone, Default)]
 pub struct Latencies(Vec<Duration>);
+
+impl Extend<Duration> for Latencies {
+    fn extend<I: IntoIterator<Item = Duration>>(&mut self, times: I) {
+        self.0.extend(times);
+        self.0.sort_unstable();
+    }
+}
 
 impl Latencies {
     /// Adds a time.
     pub fn add(&mut self, time: Duration) {
-        self.0.push(time);
-        self.0.sort_unstable();
+        self.extend([time]);
     }
 
     /// Returns the number of times.

@@ -174,9 +174,7 @@ async fn measure(drill: &mut Drill, name: &str, time: Duration) -> anyhow::Resul
     let (acked, times) = probe.await?;
     drill.acknowledged(acked);
     let mut latencies = Latencies::default();
-    for time in times {
-        latencies.add(time);
-    }
+    latencies.extend(times);
     println!("  {}", latencies.summary());
     Ok(latencies)
 }
