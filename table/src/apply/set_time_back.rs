@@ -135,6 +135,7 @@ impl Shift {
                     self.apply(not_before_ms);
                 }
             }
+            Life::Delayed { .. } if mutated!(DelaysKeptInFuture) => {}
             Life::Delayed { until_ms } => self.apply(until_ms),
             Life::Queued { position } => self.apply(&mut position.since_ms),
             Life::Running {

@@ -94,6 +94,8 @@ mutations! {
     KeyWithAnotherBodyAccepted = "key-with-another-body-accepted" in Table, held by [];
     /// a tick that came already comes again, and makes another job
     TickFiresTwice = "tick-fires-twice" in Table, held by [];
+    /// setting the time of the table back leaves the delays of tasks in the future
+    DelaysKeptInFuture = "delays-kept-in-future" in Table, held by [];
     /// answers by request id are not in the snapshot
     AnswersLeftOutOfSnapshot = "answers-left-out-of-snapshot" in Table, held by [];
     /// idempotency keys of forgotten jobs are not in the snapshot
