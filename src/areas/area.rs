@@ -9,6 +9,8 @@ pub enum Area {
     WorkerSecrets,
     /// Beginnings and ends of the output of ended attempts.
     TaskOutput,
+    /// Silence of workers, over changes of the leader.
+    WorkerSilence,
 }
 
 /// Number of an area that this version does not know.
@@ -23,6 +25,7 @@ impl Area {
             Area::Table => 0,
             Area::WorkerSecrets => 1,
             Area::TaskOutput => 2,
+            Area::WorkerSilence => 3,
         }
     }
 
@@ -36,6 +39,7 @@ impl Area {
             0 => Ok(Area::Table),
             1 => Ok(Area::WorkerSecrets),
             2 => Ok(Area::TaskOutput),
+            3 => Ok(Area::WorkerSilence),
             _ => Err(UnknownArea(number)),
         }
     }
@@ -46,6 +50,7 @@ impl Area {
             Area::Table => "table",
             Area::WorkerSecrets => "worker secrets",
             Area::TaskOutput => "task output",
+            Area::WorkerSilence => "worker silence",
         }
     }
 }

@@ -16,6 +16,7 @@ use triarch_table::command::codec::{self, CodecError};
 use crate::area::{Area, UnknownArea};
 use crate::task_output::{KeptOutput, OutputCodecError};
 use crate::worker_secrets::{SecretCodecError, SecretCommand};
+use crate::worker_silence::{SilenceCodecError, SilenceCommand};
 
 /// First byte of an envelope. It is not a version of the table's own format, and never becomes one.
 const ENVELOPE: u8 = 2;
@@ -29,6 +30,8 @@ pub enum AreaCommand {
     WorkerSecrets(SecretCommand),
     /// Command that records the output of an attempt.
     TaskOutput(Box<KeptOutput>),
+    /// Command for the silence of workers.
+    WorkerSilence(SilenceCommand),
 }
 
 /// Reason why bytes are not a command of any area.
@@ -49,6 +52,9 @@ pub enum EnvelopeError {
     /// The area of task output does not understand its command.
     #[error(transparent)]
     OutputCommand(#[from] OutputCodecError),
+    /// The area of worker silence does not understand its command.
+    #[error(transparent)]
+    SilenceCommand(#[from] SilenceCodecError),
 }
 
 /// Encodes a command for the log of a cluster of this level.
@@ -72,6 +78,12 @@ pub fn encode_output(output: &KeptOutput) -> Bytes {
     Bytes::from(output.append_to(head))
 }
 
+/// Encodes a command for the silence of workers. Clusters of level 1 have no such area.
+pub fn encode_silence(command: &SilenceCommand) -> Bytes {
+    let head = vec![ENVELOPE, Area::WorkerSilence.number()];
+    Bytes::from(command.append_to(head))
+}
+
 /// Decodes a command of the log, of any level up to the highest.
 ///
 /// # Errors
@@ -91,6 +103,7 @@ pub fn decode(bytes: &[u8]) -> Result<AreaCommand, EnvelopeError> {
         Area::TaskOutput => Ok(AreaCommand::TaskOutput(Box::new(KeptOutput::decode(
             command,
         )?))),
+        Area::WorkerSilence => Ok(AreaCommand::WorkerSilence(SilenceCommand::decode(command)?)),
     }
 }
 
@@ -150,9 +163,9 @@ mod tests {
 
     #[test]
     fn an_unknown_area_is_refused_by_its_number_and_damage_is_an_error() {
-        let refusal = decode(&[2, 3, 1, 2]).expect_err("it is of a later version");
-        assert_eq!(refusal, EnvelopeError::UnknownArea(UnknownArea(3)));
-        let words = "area 3 is not known to this version: upgrade";
+        let refusal = decode(&[2, 4, 1, 2]).expect_err("it is of a later version");
+        assert_eq!(refusal, EnvelopeError::UnknownArea(UnknownArea(4)));
+        let words = "area 4 is not known to this version: upgrade";
         assert!(refusal.to_string().contains(words), "{refusal}");
         assert_eq!(decode(&[2]), Err(EnvelopeError::CutShort));
         for wrong in [&[][..], &[2, 0], &[2, 0, 9], &[9], &[2, 0, 1, 200]] {

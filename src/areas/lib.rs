@@ -15,3 +15,4 @@ pub mod task_output;
 #[cfg(test)]
 mod test_commands;
 pub mod worker_secrets;
+pub mod worker_silence;

@@ -17,6 +17,7 @@ use crate::area::{Area, UnknownArea};
 use crate::sections::{SectionError, SectionHead, SectionReader, SectionWriter};
 use crate::task_output::{self, TaskOutputs};
 use crate::worker_secrets::{self, WorkerSecrets};
+use crate::worker_silence::{self, WorkerSilences};
 
 /// Version of a stream in sections. The table's own version never becomes 2.
 const SECTIONS: u8 = 2;
@@ -34,6 +35,8 @@ pub struct FrozenState {
     pub worker_secrets: WorkerSecrets,
     /// Output of ended attempts. Empty at level 1.
     pub task_outputs: TaskOutputs,
+    /// Silence of workers. Empty at level 1.
+    pub worker_silences: WorkerSilences,
 }
 
 /// State that was read.
@@ -45,6 +48,8 @@ pub struct LoadedState {
     pub worker_secrets: WorkerSecrets,
     /// Output of ended attempts.
     pub task_outputs: TaskOutputs,
+    /// Silence of workers.
+    pub worker_silences: WorkerSilences,
 }
 
 /// Digest of the whole state.
@@ -128,6 +133,13 @@ impl FrozenState {
             };
             sections.section(head, |out| self.task_outputs.write(out))?;
         }
+        if !self.worker_silences.is_empty() {
+            let head = SectionHead {
+                area: Area::WorkerSilence.number(),
+                version: worker_silence::VERSION,
+            };
+            sections.section(head, |out| self.worker_silences.write(out))?;
+        }
         sections.finish()?;
         Ok(())
     }
@@ -148,6 +160,9 @@ impl FrozenState {
         }
         if !self.task_outputs.is_empty() {
             areas.push((Area::TaskOutput, self.task_outputs.digest()));
+        }
+        if !self.worker_silences.is_empty() {
+            areas.push((Area::WorkerSilence, self.worker_silences.digest()));
         }
         StateDigest {
             format: AREAS_DIGEST_FORMAT,
@@ -188,6 +203,7 @@ pub fn read(from: &mut dyn Read) -> Result<LoadedState, StateError> {
                 table: Table::read(&mut stream)?,
                 worker_secrets: WorkerSecrets::default(),
                 task_outputs: TaskOutputs::default(),
+                worker_silences: WorkerSilences::default(),
             });
         }
         Opened::Sections(sections) => sections,
@@ -195,6 +211,7 @@ pub fn read(from: &mut dyn Read) -> Result<LoadedState, StateError> {
     let mut table = None;
     let mut worker_secrets = None;
     let mut task_outputs = None;
+    let mut worker_silences = None;
     while let Some(area) = next_area(&mut sections)? {
         match area {
             Area::Table => {
@@ -215,12 +232,19 @@ pub fn read(from: &mut dyn Read) -> Result<LoadedState, StateError> {
                     return Err(StateError::NotOnce(area));
                 }
             }
+            Area::WorkerSilence => {
+                let read = WorkerSilences::read(&mut sections)?;
+                if worker_silences.replace(read).is_some() {
+                    return Err(StateError::NotOnce(area));
+                }
+            }
         }
     }
     Ok(LoadedState {
         table: table.ok_or(StateError::NotOnce(Area::Table))?,
         worker_secrets: worker_secrets.unwrap_or_default(),
         task_outputs: task_outputs.unwrap_or_default(),
+        worker_silences: worker_silences.unwrap_or_default(),
     })
 }
 
@@ -263,7 +287,7 @@ impl<R: Read> Read for TableBytes<R> {
                     return Err(io::Error::other(StateError::NotOnce(Area::Table)));
                 }
                 // Restored workers have all left, and leaders of another cluster have other leases.
-                Some(Area::WorkerSecrets | Area::TaskOutput) => {
+                Some(Area::WorkerSecrets | Area::TaskOutput | Area::WorkerSilence) => {
                     io::copy(sections, &mut io::sink())?;
                 }
                 None if self.found => {
@@ -330,6 +354,7 @@ fn next_area<R: Read>(sections: &mut SectionReader<R>) -> Result<Option<Area>, S
         Area::Table => snapshot::VERSION,
         Area::WorkerSecrets => worker_secrets::VERSION,
         Area::TaskOutput => task_output::VERSION,
+        Area::WorkerSilence => worker_silence::VERSION,
     };
     match head.version == known {
         true => Ok(Some(area)),
@@ -359,6 +384,7 @@ mod tests {
             table: read.table.freeze(),
             worker_secrets: read.worker_secrets,
             task_outputs: read.task_outputs,
+            worker_silences: read.worker_silences,
         }
     }
 
@@ -469,11 +495,11 @@ mod tests {
             error.to_string()
         };
         let area = refusal(&of_section(SectionHead {
-            area: 3,
+            area: 4,
             version: 1,
         }));
         assert!(
-            area.contains("area 3 is not known to this version: upgrade"),
+            area.contains("area 4 is not known to this version: upgrade"),
             "{area}"
         );
         let version = refusal(&of_section(SectionHead {

@@ -17,6 +17,7 @@ use triarch_areas::envelope::{self, AreaCommand};
 use triarch_areas::state::{self, FrozenState, LoadedState};
 use triarch_areas::task_output::{KeptOutput, TaskOutputs};
 use triarch_areas::worker_secrets::{SecretVerdict, WorkerSecrets};
+use triarch_areas::worker_silence::{Silence, WorkerSilences};
 use triarch_raft::{EntryView, Level, StateMachine};
 use triarch_table::types::state::TaskState;
 use triarch_table::{Command, Event, Limits, Reply, Stamp, Table, Token, WorkerId};
@@ -32,6 +33,8 @@ pub struct SharedTable {
     worker_secrets: RwLock<WorkerSecrets>,
     /// Output of ended attempts. Changed under the write lock of the table.
     task_outputs: RwLock<TaskOutputs>,
+    /// Silence of workers. Changed under the write lock of the table.
+    worker_silences: RwLock<WorkerSilences>,
     /// Level of the cluster. Changed under the write lock of the table, so a reader of both sees them together.
     level: AtomicU32,
     /// Raised after an apply that may have made a grant possible.
@@ -55,6 +58,7 @@ impl SharedTable {
             table: RwLock::new(Table::new(Limits::default())),
             worker_secrets: RwLock::default(),
             task_outputs: RwLock::default(),
+            worker_silences: RwLock::default(),
             level: AtomicU32::new(Level::ONE.number()),
             ready: tokio::sync::Notify::new(),
             timers: tokio::sync::Notify::new(),
@@ -95,6 +99,7 @@ impl SharedTable {
             table: table.freeze(),
             worker_secrets: self.worker_secrets.read().clone(),
             task_outputs: self.task_outputs.read().clone(),
+            worker_silences: self.worker_silences.read().clone(),
         }
     }
 
@@ -106,6 +111,16 @@ impl SharedTable {
     /// Returns what is kept of the output of an ended attempt.
     pub fn kept_output(&self, token: Token) -> Option<KeptOutput> {
         self.task_outputs.read().get(token).cloned()
+    }
+
+    /// Returns the recorded silence of workers, as applied so far.
+    pub fn worker_silences(&self) -> WorkerSilences {
+        self.worker_silences.read().clone()
+    }
+
+    /// Returns the recorded silence of one worker, as applied so far.
+    pub fn worker_silence(&self, worker: WorkerId) -> Silence {
+        self.worker_silences.read().of(worker)
     }
 
     /// Applies what an entry changes in the areas other than the table, after what it changes there. Puts the replies in
@@ -123,12 +138,15 @@ impl SharedTable {
         }
         let mut secrets = self.worker_secrets.write();
         let mut outputs = self.task_outputs.write();
+        let mut silences = self.worker_silences.write();
         secrets.forget_gone(events);
         outputs.forget_restored(events);
+        silences.forget_gone(events);
         for (position, command) in commands {
             let done = match command {
                 AreaCommand::WorkerSecrets(command) => secrets.apply(command, table),
                 AreaCommand::TaskOutput(output) => outputs.apply(*output, table),
+                AreaCommand::WorkerSilence(command) => silences.apply(command, table),
                 AreaCommand::Table(_) => continue,
             };
             let tasks = u64::from(done);
@@ -259,7 +277,9 @@ impl StateMachine for TableStateMachine {
         for (position, command) in commands.into_iter().enumerate() {
             match command {
                 AreaCommand::Table(command) => table_commands.push(*command),
-                other @ (AreaCommand::WorkerSecrets(_) | AreaCommand::TaskOutput(_)) => {
+                other @ (AreaCommand::WorkerSecrets(_)
+                | AreaCommand::TaskOutput(_)
+                | AreaCommand::WorkerSilence(_)) => {
                     other_commands.push((position, other));
                 }
             }
@@ -308,6 +328,7 @@ impl StateMachine for TableStateMachine {
             *table = loaded.table;
             *self.table.worker_secrets.write() = loaded.worker_secrets;
             *self.table.task_outputs.write() = loaded.task_outputs;
+            *self.table.worker_silences.write() = loaded.worker_silences;
             self.table.level.store(level.number(), Ordering::Release);
         }
         self.table.feed.restart(last_index);

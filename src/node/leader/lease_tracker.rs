@@ -6,11 +6,14 @@
 //! - All times are those of this process's monotonic clock.
 //! - A worker or lease that is seen for the first time counts as heard from at that moment. A new leader therefore
 //!   gives each a full lease time of grace. The same holds for one that is in the table before the tracker has seen it.
+//! - A worker whose name another one claims has this grace less the silence that earlier leaders have recorded: see
+//!   [`worker_silence`](triarch_areas::worker_silence).
 //! - A lease is delivered to one poll, or returned to its queue, and never both: see [`Delivery`].
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use triarch_areas::worker_silence::{Silence, WorkerSilences};
 use triarch_table::command::reply::Lease;
 use triarch_table::command::{EndLease, EndReason};
 use triarch_table::records::worker::Worker;
@@ -54,11 +57,32 @@ pub struct LeaseTracker {
     term_start: Instant,
     workers: HashMap<WorkerId, WorkerContact>,
     leases: HashMap<Token, TrackedLease>,
+    /// Workers whose names other workers claim, and the time of the last claim.
+    claims: HashMap<WorkerId, Instant>,
 }
 
 struct WorkerContact {
     last_contact: Instant,
     load: Option<WorkerLoad>,
+    /// Silence before `last_contact`, under earlier leaders.
+    carried: Duration,
+    /// Number of contacts that the last record of its silence under this leader carries.
+    recorded_at: Option<u32>,
+}
+
+impl WorkerContact {
+    fn heard(at: Instant) -> Self {
+        Self {
+            last_contact: at,
+            load: None,
+            carried: Duration::ZERO,
+            recorded_at: None,
+        }
+    }
+
+    fn silence(&self, now: Instant) -> Duration {
+        self.carried + now.saturating_duration_since(self.last_contact)
+    }
 }
 
 /// Load of a worker's machine, as the worker reports it.
@@ -123,18 +147,40 @@ impl LeaseTracker {
             term_start,
             workers: HashMap::new(),
             leases: HashMap::new(),
+            claims: HashMap::new(),
         }
     }
 
-    /// Records that the worker was heard from now.
+    /// Records that the worker was heard from now. A silence of it that is in the state, or on its way there, must be ended
+    /// before the worker is answered: see [`LeaseTracker::open_silence`].
     pub fn record_contact(&mut self, worker: WorkerId, now: Instant) {
-        self.workers
+        let contact = self
+            .workers
             .entry(worker)
-            .or_insert(WorkerContact {
-                last_contact: now,
-                load: None,
-            })
-            .last_contact = now;
+            .or_insert_with(|| WorkerContact::heard(now));
+        contact.last_contact = now;
+        contact.carried = Duration::ZERO;
+    }
+
+    /// Returns whether a silence of the worker is recorded in the state, or on its way there.
+    pub fn open_silence(&self, worker: WorkerId, recorded: Silence) -> bool {
+        let contact = self.workers.get(&worker);
+        recorded.silent_ms > 0
+            || contact.is_some_and(|contact| contact.recorded_at == Some(recorded.contacts))
+    }
+
+    /// Records that another worker claims the name of this one. Returns for how long this one has been silent.
+    pub fn record_claim(&mut self, holder: WorkerId, now: Instant) -> Duration {
+        self.claims.insert(holder, now);
+        self.silence(holder, now)
+    }
+
+    /// Returns for how long leaders have not heard from the worker.
+    pub fn silence(&self, worker: WorkerId, now: Instant) -> Duration {
+        self.workers.get(&worker).map_or_else(
+            || now.saturating_duration_since(self.term_start),
+            |contact| contact.silence(now),
+        )
     }
 
     /// Records the load that a known worker reports.
@@ -149,20 +195,14 @@ impl LeaseTracker {
         self.workers.len()
     }
 
-    /// Returns the worker's last contact, at the earliest the beginning of the term, and its last reported load.
-    pub fn last_contact(&self, worker: WorkerId) -> (Instant, Option<WorkerLoad>) {
-        self.workers
-            .get(&worker)
-            .map_or((self.term_start, None), |contact| {
-                (contact.last_contact, contact.load)
-            })
+    /// Returns the worker's last reported load.
+    pub fn load(&self, worker: WorkerId) -> Option<WorkerLoad> {
+        self.workers.get(&worker).and_then(|contact| contact.load)
     }
 
     /// Returns whether the worker's machine takes work only when no other worker does.
     pub fn is_overloaded(&self, worker: WorkerId) -> bool {
-        self.last_contact(worker)
-            .1
-            .is_some_and(WorkerLoad::is_overloaded)
+        self.load(worker).is_some_and(WorkerLoad::is_overloaded)
     }
 
     /// Records that the lease was granted, or confirmed by its worker, now.
@@ -232,8 +272,45 @@ impl LeaseTracker {
         }
     }
 
+    /// Returns the silences that the state should carry to the next leader: those of workers whose names are claimed, or
+    /// whose silence is recorded already. Each claim is a log entry itself, so it may cost another one.
+    pub fn silences_to_record(
+        &mut self,
+        silences: &WorkerSilences,
+        timing: LeaseTiming,
+        now: Instant,
+    ) -> Vec<(WorkerId, Silence)> {
+        let lease_time = Duration::from_millis(timing.lease_ms);
+        let claims = &mut self.claims;
+        claims.retain(|_, claimed| now.saturating_duration_since(*claimed) <= lease_time);
+        let mut found = Vec::new();
+        for (worker, contact) in &mut self.workers {
+            let recorded = silences.of(*worker);
+            if recorded.silent_ms == 0 && !claims.contains_key(worker) {
+                continue;
+            }
+            let silent_ms = contact.silence(now).as_millis();
+            let silent_ms = u32::try_from(silent_ms).unwrap_or(u32::MAX);
+            if silent_ms > recorded.silent_ms {
+                contact.recorded_at = Some(recorded.contacts);
+                let silence = Silence {
+                    silent_ms,
+                    ..recorded
+                };
+                found.push((*worker, silence));
+            }
+        }
+        found
+    }
+
     /// Checks every worker and lease of the table against the clock, and forgets those that the table no longer has.
-    pub fn overdue(&mut self, table: &Table, timing: LeaseTiming, now: Instant) -> Overdue {
+    pub fn overdue(
+        &mut self,
+        table: &Table,
+        silences: &WorkerSilences,
+        timing: LeaseTiming,
+        now: Instant,
+    ) -> Overdue {
         let lease_time = match mutated!(SilenceNeverEndsALease) {
             true => Duration::MAX,
             false => Duration::from_millis(timing.lease_ms),
@@ -247,11 +324,17 @@ impl LeaseTracker {
         let mut present = 0;
         for worker in table.workers().filter(|worker| is_present(worker)) {
             present += 1;
-            let contact = self.workers.entry(worker.id).or_insert(WorkerContact {
-                last_contact: first_seen,
-                load: None,
+            let contact = self.workers.entry(worker.id).or_insert_with(|| {
+                let silent_ms = match mutated!(SilenceForgottenAtElection) {
+                    true => 0,
+                    false => silences.of(worker.id).silent_ms,
+                };
+                WorkerContact {
+                    carried: Duration::from_millis(silent_ms.into()),
+                    ..WorkerContact::heard(first_seen)
+                }
             });
-            if now.saturating_duration_since(contact.last_contact) > lease_time {
+            if contact.silence(now) > lease_time {
                 overdue.workers.push(worker.id);
             }
         }

@@ -1,7 +1,8 @@
 //! Control loops of a leader: dispatch, expiry and time. The schedule loop is in `schedules`.
 //!
 //! - Dispatch grants tasks when events wake it.
-//! - Expiry ends leases after too long a silence, measured by the monotonic clock.
+//! - Expiry ends leases after too long a silence, measured by the monotonic clock, and records the silence of workers for
+//!   the next leader.
 //! - Time fires the timers of the table.
 //!
 //! Each loop reads the table, decides, proposes, and starts over. None holds a lock over an await.
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use triarch_raft::{Committed, PiggybackedCommand, ProposeError};
+use triarch_areas::worker_silence::SilenceCommand;
+use triarch_raft::{Committed, Level, PiggybackedCommand, ProposeError};
 use triarch_table::command::EndReason;
 use triarch_table::plan::{self, Plan};
 use triarch_table::{Command, Reply};
@@ -162,15 +164,27 @@ async fn expire(lead: Arc<LeaderTerm>) {
         if lead.node.write_refusal().is_some() {
             continue;
         }
-        let (mut overdue, undelivered) = {
+        let (mut overdue, silences, undelivered) = {
             let table = lead.table.read();
             let mut state = lead.state.lock();
             let now = Instant::now();
-            (
-                state.leases.overdue(&table, lead.timing, now),
-                state.expire_undelivered(now),
-            )
+            let recorded = lead.table.worker_silences();
+            let leases = &mut state.leases;
+            let overdue = leases.overdue(&table, &recorded, lead.timing, now);
+            let mut silences = match lead.table.level() {
+                Level::ONE => Vec::new(),
+                _ => leases.silences_to_record(&recorded, lead.timing, now),
+            };
+            silences.retain(|(worker, _)| !overdue.workers.contains(worker));
+            (overdue, silences, state.expire_undelivered(now))
         };
+        if !silences.is_empty()
+            && let Err(error) = lead
+                .propose_silence(&SilenceCommand::Record(silences))
+                .await
+        {
+            retry::delay_after(&lead, "silent workers", error).await;
+        }
         if !overdue.workers.is_empty() {
             for worker in &overdue.workers {
                 lead.state.lock().polls.close(*worker);

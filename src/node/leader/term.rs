@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{RwLock, RwLockReadGuard};
 use tokio_util::sync::CancellationToken;
+use triarch_areas::envelope;
+use triarch_areas::worker_silence::SilenceCommand;
 use triarch_raft::{Node, Priority, ProposeError, ProposeOptions};
 use triarch_table::{Command, Reply};
 
@@ -84,13 +87,25 @@ impl LeaderTerm {
 
     /// Proposes one of the leader's own decisions, for this term only.
     pub(super) async fn propose(&self, command: &Command) -> Result<Reply, ProposeError> {
+        self.propose_bytes(self.table.encode(command)).await
+    }
+
+    /// Proposes a change of the recorded silence of workers, for this term only. Clusters of level 1 have none.
+    pub(super) async fn propose_silence(
+        &self,
+        command: &SilenceCommand,
+    ) -> Result<Reply, ProposeError> {
+        self.propose_bytes(envelope::encode_silence(command)).await
+    }
+
+    async fn propose_bytes(&self, command: Bytes) -> Result<Reply, ProposeError> {
         let options = ProposeOptions {
             priority: Priority::High,
             term: Some(self.term),
             ..ProposeOptions::default()
         };
         self.node
-            .propose(self.table.encode(command), options)
+            .propose(command, options)
             .await
             .map(|committed| committed.reply)
     }

@@ -1,9 +1,12 @@
-//! Worker calls that the leader answers from memory: heartbeats, long polls and live output. None of them writes to the log.
+//! Worker calls that the leader answers from memory: heartbeats, long polls and live output. None of them writes to the log,
+//! but for the end of a worker's silence that the log has.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use triarch_areas::task_output::KeptOutput;
+use triarch_areas::worker_silence::SilenceCommand;
+use triarch_raft::ProposeError;
 use triarch_sdk::output_tail::{StreamOffsets, TailPart};
 use triarch_table::command::reply::Lease;
 use triarch_table::types::state::{TaskState, WorkerState};
@@ -47,6 +50,8 @@ pub enum WorkerCallError {
     UnknownWorker,
     /// The term is over, because another node leads or soon will.
     TermOver,
+    /// The end of the worker's recorded silence was not committed, so the call counts for nothing.
+    NotCommitted(ProposeError),
 }
 
 /// Acknowledgement of one attempt's output: how much of it the leader has.
@@ -61,12 +66,30 @@ pub struct OutputAck {
 
 impl LeaderTerm {
     /// Heartbeat: records the contact, confirms the worker's leases, and returns directives.
-    pub fn heartbeat(
+    ///
+    /// It writes to the log only for a worker whose silence is recorded there.
+    pub async fn heartbeat(
         &self,
         worker: WorkerId,
         running: &[RunningAttempt],
         load: Option<WorkerLoad>,
     ) -> Result<WorkerDirectives, WorkerCallError> {
+        let (directives, ended) = self.record_heartbeat(worker, running, load)?;
+        if let Some(contact) = ended {
+            let committed = self.propose_silence(&contact).await;
+            committed.map_err(WorkerCallError::NotCommitted)?;
+        }
+        Ok(directives)
+    }
+
+    /// Records a heartbeat in memory. Also returns the command that must be committed before the worker is answered, if
+    /// its silence is recorded: otherwise the next leader would count a silence that has ended.
+    fn record_heartbeat(
+        &self,
+        worker: WorkerId,
+        running: &[RunningAttempt],
+        load: Option<WorkerLoad>,
+    ) -> Result<(WorkerDirectives, Option<SilenceCommand>), WorkerCallError> {
         let now = Instant::now();
         let table = self.table.read();
         let mut directives = WorkerDirectives {
@@ -75,6 +98,12 @@ impl LeaderTerm {
         };
         let leases = &mut self.state.lock().leases;
         leases.record_contact(worker, now);
+        let recorded = self.table.worker_silence(worker);
+        let open = leases.open_silence(worker, recorded) && !mutated!(SilenceOutlivesContact);
+        let ended = open.then_some(SilenceCommand::Contact {
+            worker,
+            contacts: recorded.contacts,
+        });
         directives.heartbeat_ms = self.timing.heartbeat_ms_for(leases.worker_count());
         if let Some(load) = load {
             leases.record_load(worker, load);
@@ -95,7 +124,13 @@ impl LeaderTerm {
                 directives.lost.push(attempt.spelled.clone());
             }
         }
-        Ok(directives)
+        Ok((directives, ended))
+    }
+
+    /// Records that another worker claims the name of this one. Returns for how long leaders have not heard from it.
+    pub fn record_claim(&self, holder: WorkerId) -> Duration {
+        let leases = &mut self.state.lock().leases;
+        leases.record_claim(holder, Instant::now())
     }
 
     /// Long poll: returns leases for the worker, at once if there are any, else as soon as there are, else none after

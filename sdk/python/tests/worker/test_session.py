@@ -13,7 +13,7 @@ import pytest
 
 from triarch import Triarch, current
 from triarch.testing import wait_until
-from triarch.worker import Worker, WorkerConfig
+from triarch.worker import Worker, WorkerConfig, WorkerError
 
 from .test_connection import Scripted, said
 
@@ -243,6 +243,28 @@ def test_a_worker_that_was_idle_for_longer_than_a_lease_takes_tasks_without_a_wa
     with caplog.at_level(logging.WARNING, "triarch.worker"), Worker(app, config):
         wait_until(lambda: "t1" in master.results, 10, "the task to run")
     assert not any("expired" in record.message for record in caplog.records)
+
+
+def test_the_name_of_a_silent_worker_is_waited_for_and_that_of_a_live_one_is_given_up(
+    master: Master, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Triarch(master.url)
+    app.task(name="echo")(lambda value: value)
+    silent_ms = iter([9_000, 9_500, 100])
+    original = master.answer_to
+
+    def answer_to(head: str, body: bytes) -> bytes | None:
+        if head.startswith("POST /v1/workers "):
+            document = {"code": "conflict", "status": 409, "detail": "the name is in use", "field": "name"}
+            return said(409, {**document, "silent_for_ms": next(silent_ms), "lease_ms": 10_000})
+        return original(head, body)
+
+    master.answer_to = answer_to
+    config = WorkerConfig(concurrency=1, pool="thread", capture=False, name_patience_s=0)
+    with caplog.at_level(logging.WARNING, "triarch.worker"), pytest.raises(WorkerError, match="is taken; choose another"):
+        Worker(app, config).run()
+    assert next(silent_ms, None) is None
+    assert [record.message for record in caplog.records if "still belongs to one that is silent" in record.message]
 
 
 def test_a_lease_that_cannot_begin_is_returned_or_kept() -> None:

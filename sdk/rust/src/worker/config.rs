@@ -13,9 +13,8 @@ pub struct WorkerConfig {
     pub grace: Duration,
     /// Maximum time for which a poll is held. The worker polls again at the end. Default: 50 s.
     pub poll_wait: Duration,
-    /// Time for which to retry while another live worker has the name. A dead predecessor is lost only after its lease, which
-    /// each new leader lets begin again.
-    /// Default: 600 s.
+    /// Time for which to retry while a worker that is heard from has the name. The name of one that is silent is waited for
+    /// until its lease ends. Default: 600 s.
     pub name_patience: Duration,
     /// Maximum time for an executor to return after a request to stop. After that it is dropped. Default: 15 s.
     pub abandon_after: Duration,

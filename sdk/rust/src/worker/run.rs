@@ -87,14 +87,25 @@ async fn register(client: &Client, config: &WorkerConfig) -> Result<Registered, 
         };
         match error {
             Error::Api(problem) if problem.is(ProblemCode::Conflict) => {
-                if begun.elapsed() >= config.name_patience {
+                let silent = is_holder_silent(&problem);
+                if begun.elapsed() >= config.name_patience && !silent {
                     let name = config.register.name.clone();
                     return Err(WorkerError::NameTaken { name, problem });
                 }
                 if warned.is_none_or(|at| at.elapsed() >= NAME_WARNING_INTERVAL) {
                     warned = Some(Instant::now());
                     let wait_max_s = config.name_patience.as_secs();
-                    tracing::warn!(%problem, wait_max_s, "the name is in use by another worker; waiting until it is free");
+                    match silent {
+                        true => tracing::warn!(
+                            %problem,
+                            "the name still belongs to a worker that is silent; waiting until its lease ends"
+                        ),
+                        false => tracing::warn!(
+                            %problem,
+                            wait_max_s,
+                            "the name is in use by another worker; waiting until it is free"
+                        ),
+                    }
                 }
                 // The cluster remembers a refusal under its id, too.
                 request_id = Client::new_request_id();
@@ -111,5 +122,15 @@ async fn register(client: &Client, config: &WorkerConfig) -> Result<Registered, 
             Error::Usage(_) => return Err(WorkerError::Client(error)),
         }
         tokio::time::sleep(REGISTER_RETRY_DELAY).await;
+    }
+}
+
+/// Returns whether the worker that has the name was silent for more than half of its lease: it is probably dead, and loses
+/// the name at the end of its lease. Older masters do not say.
+fn is_holder_silent(problem: &Problem) -> bool {
+    let number = |name: &str| problem.extra.get(name).and_then(serde_json::Value::as_u64);
+    match (number("silent_for_ms"), number("lease_ms")) {
+        (Some(silent_ms), Some(lease_ms)) => silent_ms > lease_ms / 2,
+        _ => false,
     }
 }

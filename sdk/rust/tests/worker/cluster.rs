@@ -8,12 +8,12 @@ use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
-use triarch_sdk::wire::{LeasedTask, ProblemCode, Register};
+use triarch_sdk::wire::{LeasedTask, Problem, ProblemCode, Register};
 use triarch_sdk::worker::{self, StopReason, TaskContext};
 use triarch_sdk::{Client, ClientOptions, Executor, Outcome, Shutdown, WorkerConfig, WorkerError};
 use url::Url;
 
-use crate::scripted::{DEADLINE, Scripted, Seen, json, redirect, refuse};
+use crate::scripted::{DEADLINE, Scripted, Seen, json, problem, redirect, refuse};
 
 pub const HEARTBEAT_MS: u64 = 30;
 /// Long enough to outlast a test, on a busy machine or while a panic prints its stack.
@@ -25,6 +25,8 @@ pub struct Script {
     pub registered: usize,
     pub known: HashSet<String>,
     pub refuse_registration: Option<ProblemCode>,
+    /// Refusals of a registration say that the worker with the name has been silent for this long.
+    pub holder_silent_ms: Option<u64>,
     pub ready: VecDeque<Value>,
     pub cancel: Vec<String>,
     pub lost: Vec<String>,
@@ -106,7 +108,13 @@ impl Cluster {
     fn register(&self) -> Response {
         let mut script = self.script();
         if let Some(code) = script.refuse_registration {
-            return refuse(code);
+            let Some(silent_ms) = script.holder_silent_ms else {
+                return refuse(code);
+            };
+            let refusal = Problem::new(code, "by the script")
+                .with_extra("silent_for_ms", silent_ms)
+                .with_extra("lease_ms", LEASE_MS);
+            return problem(&refusal);
         }
         script.registered += 1;
         let id = format!("w{}-0", script.registered);

@@ -33,6 +33,27 @@ async fn a_name_that_is_taken_is_waited_for_and_then_given_up() {
 }
 
 #[tokio::test]
+async fn the_name_of_a_worker_that_is_silent_is_waited_for_longer_than_that_of_a_live_one() {
+    let cluster = Cluster::default();
+    let master = cluster.master().await;
+    {
+        let mut script = cluster.script();
+        script.refuse_registration = Some(ProblemCode::Conflict);
+        script.holder_silent_ms = Some(40_000);
+    }
+    let worker = Worker::start_as(&master, |config| config.name_patience = Duration::ZERO);
+    eventually("it tries again", || {
+        master.count(&Method::POST, "/workers") >= 2
+    })
+    .await;
+    cluster.script().holder_silent_ms = Some(100);
+    assert!(matches!(
+        worker.ended().await,
+        Err(WorkerError::NameTaken { .. })
+    ));
+}
+
+#[tokio::test]
 async fn a_registration_that_is_refused_is_an_error() {
     let cluster = Cluster::default();
     let master = cluster.master().await;

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use triarch_areas::worker_silence::{Silence, SilenceCommand, WorkerSilences};
 use triarch_table::command::{Grant, RegisterWorker};
 use triarch_table::{Command, Reply, Stamp, Table, Token};
 
@@ -58,6 +59,104 @@ fn table() -> Table {
     table
 }
 
+/// A leader's tracker, and what earlier leaders have recorded.
+struct Silences {
+    table: Table,
+    recorded: WorkerSilences,
+}
+
+impl Silences {
+    const TIMING: LeaseTiming = LeaseTiming {
+        heartbeat_ms: 200,
+        lease_ms: 1_000,
+    };
+
+    fn new() -> Self {
+        Self {
+            table: table(),
+            recorded: WorkerSilences::default(),
+        }
+    }
+
+    fn worker(&self) -> triarch_table::WorkerId {
+        self.table.workers().next().expect("there is one").id
+    }
+
+    /// One look of a leader's expiry loop. Returns whether the worker is lost.
+    fn look(&mut self, state: &mut LeaderState, now: Instant) -> bool {
+        let (table, recorded) = (&self.table, &self.recorded);
+        let overdue = state.leases.overdue(table, recorded, Self::TIMING, now);
+        let found = state.leases.silences_to_record(recorded, Self::TIMING, now);
+        self.recorded
+            .apply(SilenceCommand::Record(found), &self.table);
+        !overdue.workers.is_empty()
+    }
+
+    fn recorded_ms(&self) -> u32 {
+        self.recorded.of(self.worker()).silent_ms
+    }
+}
+
+#[test]
+fn a_new_leader_counts_on_from_the_recorded_silence_and_a_contact_ends_it() {
+    let ms = |ms| Duration::from_millis(ms);
+    let mut silences = Silences::new();
+    let worker = silences.worker();
+    let begun = Instant::now();
+    let mut first = LeaderState::new(begun);
+    assert!(!silences.look(&mut first, begun));
+    assert!(!silences.look(&mut first, begun + ms(500)));
+    assert_eq!(silences.recorded_ms(), 0, "nobody claims its name");
+    first.leases.record_claim(worker, begun + ms(550));
+    assert!(!silences.look(&mut first, begun + ms(600)));
+    assert_eq!(silences.recorded_ms(), 600);
+
+    // Another leader, after a time without one, which does not count.
+    let begun = begun + ms(60_000);
+    let mut second = LeaderState::new(begun);
+    assert!(!silences.look(&mut second, begun));
+    assert!(!silences.look(&mut second, begun + ms(150)));
+    assert_eq!(silences.recorded_ms(), 750);
+    assert_eq!(second.leases.silence(worker, begun + ms(150)), ms(750));
+
+    let begun = begun + ms(60_000);
+    let mut third = LeaderState::new(begun);
+    assert!(!silences.look(&mut third, begun + ms(100)));
+    assert!(!silences.look(&mut third, begun + ms(350)));
+    let recorded = silences.recorded.of(worker);
+    assert!(third.leases.open_silence(worker, recorded));
+    // The worker is heard from: it has a whole lease from here on.
+    third.leases.record_contact(worker, begun + ms(360));
+    let contact = SilenceCommand::Contact {
+        worker,
+        contacts: recorded.contacts,
+    };
+    assert!(silences.recorded.apply(contact, &silences.table));
+    let recorded = silences.recorded.of(worker);
+    assert!(!third.leases.open_silence(worker, recorded));
+    assert!(!silences.look(&mut third, begun + ms(1_360)));
+    assert!(silences.look(&mut third, begun + ms(1_361)));
+}
+
+#[test]
+fn the_silence_of_a_worker_whose_name_is_claimed_is_recorded_at_once() {
+    let ms = |ms| Duration::from_millis(ms);
+    let mut silences = Silences::new();
+    let worker = silences.worker();
+    let begun = Instant::now();
+    let mut state = LeaderState::new(begun);
+    assert!(!silences.look(&mut state, begun));
+    let silence = state.leases.record_claim(worker, begun + ms(40));
+    assert_eq!(silence, ms(40));
+    assert!(!silences.look(&mut state, begun + ms(50)));
+    assert_eq!(silences.recorded_ms(), 50);
+    // A record on its way into the log is ended by a contact like one that is there.
+    let none = Silence::default();
+    assert!(state.leases.open_silence(worker, none));
+    let other = LeaderState::new(begun);
+    assert!(!other.leases.open_silence(worker, none));
+}
+
 #[test]
 fn a_worker_and_its_lease_are_not_overdue_before_the_tracker_has_seen_them_for_a_lease_time() {
     let timing = LeaseTiming {
@@ -69,11 +168,17 @@ fn a_worker_and_its_lease_are_not_overdue_before_the_tracker_has_seen_them_for_a
     // The term is older than a lease, and the tracker has not yet seen this worker and its lease.
     let now = Instant::now() + ms(1_000);
     let mut state = leader_state();
-    let overdue = state.leases.overdue(&table, timing, now);
+    let overdue = state
+        .leases
+        .overdue(&table, &WorkerSilences::default(), timing, now);
     assert!(overdue.workers.is_empty() && overdue.leases.is_empty());
-    let overdue = state.leases.overdue(&table, timing, now + ms(100));
+    let overdue = state
+        .leases
+        .overdue(&table, &WorkerSilences::default(), timing, now + ms(100));
     assert!(overdue.workers.is_empty() && overdue.leases.is_empty());
-    let overdue = state.leases.overdue(&table, timing, now + ms(101));
+    let overdue = state
+        .leases
+        .overdue(&table, &WorkerSilences::default(), timing, now + ms(101));
     assert_eq!(overdue.workers.len(), 1);
 }
 

@@ -6,3 +6,4 @@ mod leadership_log;
 mod lost_majority;
 mod paused_leader;
 mod restored_disk;
+mod worker_silence;

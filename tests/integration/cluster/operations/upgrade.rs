@@ -262,9 +262,9 @@ async fn a_backup_of_either_level_is_restored_into_a_cluster_of_the_other() {
         .position(|bytes| bytes == b"TRITABLE\x02")
         .expect("the sections")
         + 9;
-    let head = [3, 1];
+    let head = [4, 1];
     later[at..at + 2].copy_from_slice(&head);
-    let checksum = crc32c::crc32c(&[0, 3, 1]);
+    let checksum = crc32c::crc32c(&[0, 4, 1]);
     later[at + 2..at + 6].copy_from_slice(&checksum.to_le_bytes());
     seal_block(&mut later);
     let file = dir.path().join("later");
@@ -272,7 +272,7 @@ async fn a_backup_of_either_level_is_restored_into_a_cluster_of_the_other() {
     let cluster = Cluster::start(1).await;
     let restore = ["cluster", "restore", file.to_str().expect("plain")];
     let refused = cluster.cli().run(&restore).await.expect(1);
-    refused.says("area 3 is not known to this version: upgrade");
+    refused.says("area 4 is not known to this version: upgrade");
 }
 
 /// Makes the checksum of the one block of a small backup right again.

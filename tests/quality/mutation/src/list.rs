@@ -173,6 +173,10 @@ mutations! {
 
     /// a new leader gives nobody time to be heard of
     LeasesExpiredAtElection = "leases-expired-at-election" in Program, held by ["leases_survive_an_election"];
+    /// a new leader does not know for how long a worker was silent under those before it
+    SilenceForgottenAtElection = "silence-forgotten-at-election" in Program, held by ["a_restarted_worker_registers_under_its_name"];
+    /// a worker is answered although the next leader will count a silence that has ended
+    SilenceOutlivesContact = "silence-outlives-contact" in Program, held by ["an_answered_heartbeat_ends_the_recorded_silence"];
     /// silence ends no lease
     SilenceNeverEndsALease = "silence-never-ends-a-lease" in Program, held by ["a_silent_worker_loses"];
     /// a heartbeat confirms no lease

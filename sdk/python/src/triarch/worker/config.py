@@ -50,8 +50,8 @@ class WorkerConfig:
     capture: bool = True
     #: Hold of a long poll for work.
     poll_wait_s: float = 50.0
-    #: Time for which registration is repeated while the name is taken. A dead worker keeps its name until its lease ends, and
-    #: each new leader lets that lease begin again.
+    #: Time for which registration is repeated while a worker that is heard from has the name. The name of one that is silent
+    #: is waited for until its lease ends.
     name_patience_s: float = 600.0
     #: Deadline of the last report, and of deregistration.
     leave_patience_s: float = 3.0

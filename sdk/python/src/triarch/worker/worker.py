@@ -244,17 +244,25 @@ class Worker:
                 except RequestCancelled:
                     continue
                 except Conflict as error:
-                    if time.monotonic() - begun >= config.name_patience_s:
+                    silent = _is_holder_silent(error)
+                    if time.monotonic() - begun >= config.name_patience_s and not silent:
                         raise WorkerError(
                             f"the name {config.worker_name} is taken; choose another with --name: {error}"
                         ) from None
                     if time.monotonic() >= warn_at:
                         warn_at = time.monotonic() + NAME_WARNING_INTERVAL_S
-                        log.warning(
-                            "the name of this worker is taken; it waits up to %g s until the name is free: %s",
-                            config.name_patience_s,
-                            error,
-                        )
+                        if silent:
+                            log.warning(
+                                "the name of this worker still belongs to one that is silent; it waits until the lease of"
+                                " that one ends: %s",
+                                error,
+                            )
+                        else:
+                            log.warning(
+                                "the name of this worker is taken; it waits up to %g s until the name is free: %s",
+                                config.name_patience_s,
+                                error,
+                            )
                     # The cluster remembers a refusal under its request id, too.
                     request_id = uuid.uuid4().hex
                 except Refused as error:
@@ -269,6 +277,15 @@ class Worker:
             self._shutdown.listeners.remove(connection.abandon)
             connection.close()
             self._transport.close()
+
+
+def _is_holder_silent(error: Conflict) -> bool:
+    """Returns whether the worker that has the name was silent for more than half of its lease.
+
+    Such a worker is probably dead, and loses the name at the end of its lease. Older masters do not say.
+    """
+    silent_ms, lease_ms = (error.problem.get(name) for name in ("silent_for_ms", "lease_ms"))
+    return isinstance(silent_ms, int) and isinstance(lease_ms, int) and silent_ms > lease_ms / 2
 
 
 def _registered(answer: dict[str, Any]) -> dict[str, Any]:

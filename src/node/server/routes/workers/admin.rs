@@ -1,5 +1,7 @@
 //! Administration of workers by clients: show, list, drain, pause and resume.
 
+use std::time::Instant;
+
 use axum::extract::{Path, RawQuery, State};
 use triarch_sdk::wire;
 use triarch_table::records::worker::{Worker, WorkerLife};
@@ -158,12 +160,11 @@ fn worker_response(app: &App, index: u64, id: WorkerId) -> Result<ApiResponse, H
 fn worker_to_wire(app: &App, worker: &Worker, running: u32) -> wire::Worker {
     let state = present::worker_state(worker.state());
     let present = worker.state().is_present();
-    let contact = app
-        .lead
-        .borrow()
-        .as_ref()
-        .filter(|_| present)
-        .map(|lead| lead.state.lock().leases.last_contact(worker.id));
+    let contact = app.lead.borrow().as_ref().filter(|_| present).map(|lead| {
+        let leases = &lead.state.lock().leases;
+        let load = leases.load(worker.id);
+        (leases.silence(worker.id, Instant::now()), load)
+    });
     wire::Worker {
         id: worker.id.to_string(),
         name: worker.name.to_string(),
@@ -192,6 +193,6 @@ fn worker_to_wire(app: &App, worker: &Worker, running: u32) -> wire::Worker {
         }),
         registered_at: Some(wire::Timestamp::from_unix_ms(worker.registered_ms)),
         silent_ms: contact
-            .map(|(heard, _)| u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            .map(|(silence, _)| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
     }
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod envelope;
+mod name_taken;
 mod protocol;
 mod results;
 mod secrets;

@@ -8,12 +8,13 @@ use bytes::Bytes;
 use triarch_raft::{Priority, ProposeOptions};
 use triarch_sdk::wire;
 use triarch_table::command::RegisterWorker;
-use triarch_table::command::reply::{Lease, Reply};
+use triarch_table::command::reply::{Lease, Refusal, Reply};
 use triarch_table::{Command, Token, WorkerId};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::envelope::{self, PartProblems, ReportedResult};
+use super::name_taken;
 use super::results::record_results;
 use super::secrets::{self, WorkerSecret};
 use crate::leader::LeaderTerm;
@@ -101,11 +102,19 @@ async fn register(
         labels: worker.labels,
         resources: worker.resources,
     });
-    let (index, reply) = app.propose_with(&register, HIGH_PRIORITY).await?;
-    let Reply::Registered { worker } = reply else {
-        return Err(app.unexpected_reply(&reply));
+    let register = app.table.encode(&register);
+    let committed = app.node.propose(register, HIGH_PRIORITY).await?;
+    let lead = app.leader_term();
+    let (index, worker) = match committed.reply {
+        Reply::Registered { worker } => (committed.index, worker),
+        Reply::Refused(Refusal::WorkerNameTaken { worker }) => {
+            let lead = lead.ok();
+            return Err(name_taken::refuse(lead.as_deref(), app.lease_timing, worker).into());
+        }
+        Reply::Refused(refusal) => return Err(refusal.into()),
+        reply => return Err(app.unexpected_reply(&reply)),
     };
-    if let Ok(lead) = app.leader_term() {
+    if let Ok(lead) = lead {
         lead.state
             .lock()
             .leases
@@ -163,7 +172,7 @@ async fn poll(
                     // The error must show that the fate of the results is unknown, even if the worker is unknown by now.
                     let alive: Vec<RunningAttempt> =
                         running.into_iter().flatten().chain(ended).collect();
-                    let _ = lead.heartbeat(id, &alive, None);
+                    let _ = lead.heartbeat(id, &alive, None).await;
                     return Err(refused);
                 }
             }
@@ -228,6 +237,7 @@ impl PollRequest {
         let id = self.worker;
         let directives = lead
             .heartbeat(id, self.running.as_deref().unwrap_or_default(), None)
+            .await
             .map_err(|error| worker_call_error(error, id))?;
         if let Some(running) = &mut self.running {
             // The worker knows of these leases. One whose result was refused is therefore not delivered to it again.
@@ -287,6 +297,7 @@ async fn heartbeat(
     let directives = app
         .leader_term()?
         .heartbeat(id, &heartbeat.running, heartbeat.load)
+        .await
         .map_err(|error| worker_call_error(error, id))?;
     ApiResponse::ok(
         app.node.applied_index(),
@@ -389,6 +400,7 @@ pub fn worker_call_error(error: WorkerCallError, id: WorkerId) -> HandlerError {
         )
         .into(),
         WorkerCallError::TermOver => HandlerError::NotLeader,
+        WorkerCallError::NotCommitted(error) => error.into(),
     }
 }
 
