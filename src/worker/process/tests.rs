@@ -41,10 +41,7 @@ async fn a_worker_that_will_be_killed() {
 fn a_command_and_its_children_die_with_a_killed_worker() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut worker = Command::new(std::env::current_exe().expect("known"))
-        .args([
-            "--exact",
-            "worker::process::tests::a_worker_that_will_be_killed",
-        ])
+        .args(["--exact", "process::tests::a_worker_that_will_be_killed"])
         .args(["--ignored", "--test-threads", "1"])
         .env(DIRECTORY_ENV, directory.path())
         .stdout(Stdio::null())

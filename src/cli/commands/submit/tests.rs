@@ -173,7 +173,7 @@ fn a_variable_without_a_value_is_that_of_this_process() {
     let env = payload(&specs[0]).env;
     assert_eq!(
         env.get("CARGO_PKG_NAME").map(String::as_str),
-        Some("triarch")
+        Some("triarch-cli")
     );
     assert_eq!(env.get("A").map(String::as_str), Some(""));
     assert_eq!(env.len(), 2);
