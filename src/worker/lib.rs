@@ -4,7 +4,7 @@
 //!
 //! - The first SIGTERM or SIGINT starts a graceful shutdown: attempts may finish, the rest is returned to the queues.
 //!   The second stops the worker at once.
-//! - An attempt leaves no process behind, however it ends: see [`process`], [`orphan_reaper`] and [`child_reaper`].
+//! - An attempt leaves no process behind, however it ends: see `process`, `orphan_reaper` and `child_reaper`.
 //! - Commands have the default actions of all signals, none of them blocked, and none of the worker's credentials.
 
 mod captured_output;
