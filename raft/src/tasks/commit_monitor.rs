@@ -178,6 +178,17 @@ impl<S: StateMachine> CommitMonitor<S> {
             .membership_config
             .voter_ids()
             .filter_map(|id| match id {
+                id if self
+                    .changer
+                    .disk_space
+                    .status(id)
+                    .is_some_and(|disk| disk.low) =>
+                {
+                    Some(match id == me {
+                        true => "the disk is nearly full here".to_owned(),
+                        false => format!("the disk of node {id} is nearly full"),
+                    })
+                }
                 id if id == me => {
                     let sync = self.changer.disk_space.own_sync().present;
                     let slow = self.prober.is_slow(sync);
