@@ -19,12 +19,12 @@
 //! - A hash is there for present workers only: it goes when its worker goes.
 //! - The secret of a held worker never changes.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use triarch_table::{Event, Table, WorkerId};
+
+use crate::worker_entries::{WorkerEntries, WorkerEntry};
 
 /// Version of the area's commands and of its section.
 pub const VERSION: u8 = 1;
@@ -32,6 +32,7 @@ const ISSUE: u8 = 1;
 const HOLD: u8 = 2;
 const HASH_BYTES: usize = 32;
 const COMMAND_BYTES: usize = 10 + HASH_BYTES;
+const ENTRY_BYTES: usize = 1 + HASH_BYTES;
 
 /// SHA-256 of a worker's secret.
 #[derive(Clone, Copy)]
@@ -138,6 +139,28 @@ struct Entry {
     held: bool,
 }
 
+impl WorkerEntry<ENTRY_BYTES> for Entry {
+    const AREA: &'static str = "worker secrets";
+
+    fn to_bytes(self) -> [u8; ENTRY_BYTES] {
+        let mut bytes = [u8::from(self.held); ENTRY_BYTES];
+        bytes[1..].copy_from_slice(&self.hash.0);
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; ENTRY_BYTES]) -> Option<Self> {
+        let (held, hash) = bytes.split_first()?;
+        Some(Self {
+            hash: SecretHash(hash.try_into().ok()?),
+            held: match held {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
+        })
+    }
+}
+
 /// Verdict on a call in the name of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretVerdict {
@@ -154,7 +177,7 @@ pub enum SecretVerdict {
 /// State of the area. A clone shares it until either changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkerSecrets {
-    entries: Arc<BTreeMap<WorkerId, Entry>>,
+    entries: WorkerEntries<Entry, ENTRY_BYTES>,
 }
 
 impl WorkerSecrets {
@@ -167,45 +190,24 @@ impl WorkerSecrets {
     pub fn apply(&mut self, command: SecretCommand, table: &Table) -> bool {
         match command {
             SecretCommand::Issue { worker, hash } => {
-                let present = table
-                    .worker(worker)
-                    .is_some_and(|worker| worker.gone_ms().is_none());
-                let held = self.entries.get(&worker).is_some_and(|entry| entry.held);
-                let issued = present && !held;
-                if issued {
-                    let entry = Entry { hash, held: false };
-                    Arc::make_mut(&mut self.entries).insert(worker, entry);
-                }
-                issued
+                let held = self.entries.get(worker).is_some_and(|entry| entry.held);
+                !held && self.entries.put(worker, Entry { hash, held: false }, table)
             }
             SecretCommand::Hold { worker, hash } => {
-                let known = self.entries.get(&worker).is_some_and(|e| e.hash == hash);
-                if known {
-                    let entry = Entry { hash, held: true };
-                    Arc::make_mut(&mut self.entries).insert(worker, entry);
-                }
-                known
+                let known = self.entries.get(worker).is_some_and(|e| e.hash == hash);
+                known && self.entries.put(worker, Entry { hash, held: true }, table)
             }
         }
     }
 
     /// Forgets the secrets of workers that have gone.
     pub fn forget_gone(&mut self, events: &[Event]) {
-        for event in events {
-            match event {
-                Event::WorkerGone { worker, .. } if self.entries.contains_key(worker) => {
-                    Arc::make_mut(&mut self.entries).remove(worker);
-                }
-                // Restored workers have all left.
-                Event::Restored => self.entries = Arc::default(),
-                _ => {}
-            }
-        }
+        self.entries.forget_gone(events);
     }
 
     /// Judges a call in the name of a worker.
     pub fn judge(&self, worker: WorkerId, secret: Option<&[u8]>) -> SecretVerdict {
-        let Some(entry) = self.entries.get(&worker) else {
+        let Some(entry) = self.entries.get(worker) else {
             return SecretVerdict::Allowed;
         };
         match secret.map(SecretHash::of) {
@@ -219,14 +221,7 @@ impl WorkerSecrets {
 
     /// Writes the section of the area.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        let count = u32::try_from(self.entries.len()).map_err(io::Error::other)?;
-        out.write_all(&count.to_le_bytes())?;
-        for (worker, entry) in &*self.entries {
-            out.write_all(&worker.0.to_le_bytes())?;
-            out.write_all(&[u8::from(entry.held)])?;
-            out.write_all(&entry.hash.0)?;
-        }
-        Ok(())
+        self.entries.write(out)
     }
 
     /// Reads the section of the area.
@@ -235,52 +230,20 @@ impl WorkerSecrets {
     ///
     /// Fails unless it is exactly what [`WorkerSecrets::write`] writes.
     pub fn read(from: &mut dyn Read) -> io::Result<Self> {
-        let bad = |why| io::Error::new(io::ErrorKind::InvalidData, why);
-        let mut count = [0; 4];
-        from.read_exact(&mut count)?;
-        let mut entries = BTreeMap::new();
-        for _ in 0..u32::from_le_bytes(count) {
-            let (mut worker, mut held, mut hash) = ([0; 8], [0; 1], [0; HASH_BYTES]);
-            from.read_exact(&mut worker)?;
-            from.read_exact(&mut held)?;
-            from.read_exact(&mut hash)?;
-            let worker = WorkerId(u64::from_le_bytes(worker));
-            if held[0] > 1
-                || entries
-                    .last_key_value()
-                    .is_some_and(|(last, _)| *last >= worker)
-            {
-                return Err(bad("an entry of the worker secrets is damaged"));
-            }
-            let entry = Entry {
-                hash: SecretHash(hash),
-                held: held[0] == 1,
-            };
-            entries.insert(worker, entry);
-        }
-        if from.read(&mut [0])? != 0 {
-            return Err(bad("the worker secrets are longer than their number"));
-        }
-        Ok(Self {
-            entries: Arc::new(entries),
-        })
+        let entries = WorkerEntries::read(from)?;
+        Ok(Self { entries })
     }
 
     /// Returns a digest. Equal states have equal digests.
     pub fn digest(&self) -> u64 {
-        let mut hash = Sha256::new();
-        for (worker, entry) in &*self.entries {
-            hash.update(worker.0.to_le_bytes());
-            hash.update([u8::from(entry.held)]);
-            hash.update(entry.hash.0);
-        }
-        let first: [u8; 8] = hash.finalize()[..8].try_into().unwrap_or_default();
-        u64::from_le_bytes(first)
+        self.entries.digest()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use triarch_table::command::RegisterWorker;
     use triarch_table::{Command, Limits, Reply, Stamp};
 

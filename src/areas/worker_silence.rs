@@ -20,18 +20,19 @@
 //! - A leader answers no call of a worker before the silence that is recorded, or on its way into the log, is ended by a
 //!   contact. The recorded silence is therefore never longer than the time since the worker's last answered call.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use triarch_table::{Event, Table, WorkerId};
+
+use crate::worker_entries::{WorkerEntries, WorkerEntry};
 
 /// Version of the area's commands and of its section.
 pub const VERSION: u8 = 1;
 const RECORD: u8 = 1;
 const CONTACT: u8 = 2;
-const ENTRY_BYTES: usize = 16;
+const WORKER_BYTES: usize = 8;
+const SILENCE_BYTES: usize = 8;
+const ENTRY_BYTES: usize = WORKER_BYTES + SILENCE_BYTES;
 
 /// Recorded silence of one worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -103,8 +104,9 @@ impl SilenceCommand {
             [other, ..] => return Err(SilenceCodecError::UnknownVersion(*other)),
         };
         let (entries, rest) = bytes.as_chunks::<ENTRY_BYTES>();
-        let mut entries = entries.iter().map(read_entry);
-        match (kind, entries.len(), rest) {
+        let count = entries.len();
+        let mut entries = entries.iter().filter_map(read_entry);
+        match (kind, count, rest) {
             (RECORD, 1.., []) => Ok(Self::Record(entries.collect())),
             (CONTACT, 1, []) => match entries.next() {
                 Some((worker, silence)) if silence.silent_ms == 0 => Ok(Self::Contact {
@@ -118,29 +120,37 @@ impl SilenceCommand {
     }
 }
 
-fn entry_bytes(worker: WorkerId, silence: Silence) -> [u8; ENTRY_BYTES] {
-    let mut bytes = [0; ENTRY_BYTES];
-    bytes[..8].copy_from_slice(&worker.0.to_le_bytes());
-    bytes[8..12].copy_from_slice(&silence.contacts.to_le_bytes());
-    bytes[12..].copy_from_slice(&silence.silent_ms.to_le_bytes());
-    bytes
+impl WorkerEntry<SILENCE_BYTES> for Silence {
+    const AREA: &'static str = "worker silence";
+
+    fn to_bytes(self) -> [u8; SILENCE_BYTES] {
+        (u64::from(self.contacts) | u64::from(self.silent_ms) << 32).to_le_bytes()
+    }
+
+    fn from_bytes(bytes: [u8; SILENCE_BYTES]) -> Option<Self> {
+        let both = u64::from_le_bytes(bytes);
+        Some(Self {
+            contacts: both as u32,
+            silent_ms: (both >> 32) as u32,
+        })
+    }
 }
 
-fn read_entry(bytes: &[u8; ENTRY_BYTES]) -> (WorkerId, Silence) {
-    let number =
-        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    let worker = u64::from(number(0)) | u64::from(number(4)) << 32;
-    let silence = Silence {
-        contacts: number(8),
-        silent_ms: number(12),
-    };
-    (WorkerId(worker), silence)
+fn entry_bytes(worker: WorkerId, silence: Silence) -> impl Iterator<Item = u8> {
+    let worker = worker.0.to_le_bytes().into_iter();
+    worker.chain(silence.to_bytes())
+}
+
+fn read_entry(bytes: &[u8; ENTRY_BYTES]) -> Option<(WorkerId, Silence)> {
+    let (worker, rest) = bytes.split_first_chunk::<WORKER_BYTES>()?;
+    let silence = Silence::from_bytes(*rest.first_chunk()?)?;
+    Some((WorkerId(u64::from_le_bytes(*worker)), silence))
 }
 
 /// State of the area. A clone shares it until either changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkerSilences {
-    entries: Arc<BTreeMap<WorkerId, Silence>>,
+    entries: WorkerEntries<Silence, SILENCE_BYTES>,
 }
 
 impl WorkerSilences {
@@ -151,7 +161,7 @@ impl WorkerSilences {
 
     /// Returns what is recorded of a worker.
     pub fn of(&self, worker: WorkerId) -> Silence {
-        self.entries.get(&worker).copied().unwrap_or_default()
+        self.entries.get(worker).unwrap_or_default()
     }
 
     /// Applies a command. Returns whether it changed anything.
@@ -163,7 +173,7 @@ impl WorkerSilences {
                     let recorded = self.of(worker);
                     changed |= silence.contacts == recorded.contacts
                         && silence.silent_ms > recorded.silent_ms
-                        && self.put(worker, silence, table);
+                        && self.entries.put(worker, silence, table);
                 }
                 changed
             }
@@ -172,43 +182,19 @@ impl WorkerSilences {
                     contacts: contacts.wrapping_add(1),
                     silent_ms: 0,
                 };
-                self.of(worker).contacts == contacts && self.put(worker, silence, table)
+                self.of(worker).contacts == contacts && self.entries.put(worker, silence, table)
             }
         }
-    }
-
-    /// Puts the entry of a present worker. Returns whether the worker is present.
-    fn put(&mut self, worker: WorkerId, silence: Silence, table: &Table) -> bool {
-        let found = table.worker(worker);
-        let present = found.is_some_and(|worker| worker.gone_ms().is_none());
-        if present {
-            Arc::make_mut(&mut self.entries).insert(worker, silence);
-        }
-        present
     }
 
     /// Forgets workers that have gone.
     pub fn forget_gone(&mut self, events: &[Event]) {
-        for event in events {
-            match event {
-                Event::WorkerGone { worker, .. } if self.entries.contains_key(worker) => {
-                    Arc::make_mut(&mut self.entries).remove(worker);
-                }
-                // Restored workers have all left.
-                Event::Restored => self.entries = Arc::default(),
-                _ => {}
-            }
-        }
+        self.entries.forget_gone(events);
     }
 
     /// Writes the section of the area.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        let count = u32::try_from(self.entries.len()).map_err(io::Error::other)?;
-        out.write_all(&count.to_le_bytes())?;
-        for (worker, silence) in &*self.entries {
-            out.write_all(&entry_bytes(*worker, *silence))?;
-        }
-        Ok(())
+        self.entries.write(out)
     }
 
     /// Reads the section of the area.
@@ -217,41 +203,20 @@ impl WorkerSilences {
     ///
     /// Fails unless it is exactly what [`WorkerSilences::write`] writes.
     pub fn read(from: &mut dyn Read) -> io::Result<Self> {
-        let bad = |why| io::Error::new(io::ErrorKind::InvalidData, why);
-        let mut count = [0; 4];
-        from.read_exact(&mut count)?;
-        let mut entries = BTreeMap::new();
-        for _ in 0..u32::from_le_bytes(count) {
-            let mut bytes = [0; ENTRY_BYTES];
-            from.read_exact(&mut bytes)?;
-            let (worker, silence) = read_entry(&bytes);
-            let last = entries.last_key_value();
-            if last.is_some_and(|(last, _)| *last >= worker) {
-                return Err(bad("an entry of the worker silence is damaged"));
-            }
-            entries.insert(worker, silence);
-        }
-        if from.read(&mut [0])? != 0 {
-            return Err(bad("the worker silence is longer than its number"));
-        }
-        Ok(Self {
-            entries: Arc::new(entries),
-        })
+        let entries = WorkerEntries::read(from)?;
+        Ok(Self { entries })
     }
 
     /// Returns a digest. Equal states have equal digests.
     pub fn digest(&self) -> u64 {
-        let mut hash = Sha256::new();
-        for (worker, silence) in &*self.entries {
-            hash.update(entry_bytes(*worker, *silence));
-        }
-        let first: [u8; 8] = hash.finalize()[..8].try_into().unwrap_or_default();
-        u64::from_le_bytes(first)
+        self.entries.digest()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use triarch_table::command::RegisterWorker;
     use triarch_table::{Command, Limits, Reply, Stamp};
 
