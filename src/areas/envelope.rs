@@ -163,9 +163,9 @@ mod tests {
 
     #[test]
     fn an_unknown_area_is_refused_by_its_number_and_damage_is_an_error() {
-        let refusal = decode(&[2, 4, 1, 2]).expect_err("it is of a later version");
-        assert_eq!(refusal, EnvelopeError::UnknownArea(UnknownArea(4)));
-        let words = "area 4 is not known to this version: upgrade";
+        let refusal = decode(&[2, 200, 1, 2]).expect_err("it is of a later version");
+        assert_eq!(refusal, EnvelopeError::UnknownArea(UnknownArea(200)));
+        let words = "area 200 is not known to this version: upgrade";
         assert!(refusal.to_string().contains(words), "{refusal}");
         assert_eq!(decode(&[2]), Err(EnvelopeError::CutShort));
         for wrong in [&[][..], &[2, 0], &[2, 0, 9], &[9], &[2, 0, 1, 200]] {

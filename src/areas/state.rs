@@ -495,11 +495,11 @@ mod tests {
             error.to_string()
         };
         let area = refusal(&of_section(SectionHead {
-            area: 4,
+            area: 200,
             version: 1,
         }));
         assert!(
-            area.contains("area 4 is not known to this version: upgrade"),
+            area.contains("area 200 is not known to this version: upgrade"),
             "{area}"
         );
         let version = refusal(&of_section(SectionHead {
