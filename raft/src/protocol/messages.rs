@@ -299,7 +299,10 @@ pub(crate) fn open_append(body: Bytes) -> Result<AppendEntriesRequest<Config>, D
             return Err(bad("the terms of its entries go back"));
         }
         last_term = id.term;
-        let payload = entry_format::decode_payload(payloads.split_to(len))?;
+        // A copy: the log keeps entries for long, and a part of the body would keep the whole buffer that the connection
+        // read it into, which is many times larger than a small entry.
+        let payload = Bytes::copy_from_slice(&payloads.split_to(len));
+        let payload = entry_format::decode_payload(payload)?;
         if let Payload::Membership(membership) = &payload
             && membership.voter_ids().next().is_none()
         {

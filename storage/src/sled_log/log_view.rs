@@ -16,6 +16,10 @@ use bytes::Bytes;
 use crate::write_ops::{WriteOp, assert_appendable, assert_purgeable, assert_truncatable};
 use crate::{LogPosition, LogRecord, LogState};
 
+/// Memory of a recent entry in addition to its payload, in bytes: its record, its allocation and what the allocator rounds
+/// up.
+const RECORD_OVERHEAD_BYTES: usize = 160;
+
 /// The log as its readers see it.
 pub(super) struct LogView {
     purged: Option<LogPosition>,
@@ -39,6 +43,11 @@ pub(super) enum RecordSource {
     Memory(Vec<LogRecord>),
     /// In sled, at least up to the end of this range.
     Disk(std::ops::Range<u64>),
+}
+
+/// Returns the memory of a recent entry, in bytes.
+fn memory_of(record: &LogRecord) -> usize {
+    record.payload.len() + RECORD_OVERHEAD_BYTES
 }
 
 impl LogView {
@@ -124,7 +133,7 @@ impl LogView {
                 self.first = record.position.index;
             }
             self.last = Some(record.position);
-            self.recent_bytes += record.payload.len();
+            self.recent_bytes += memory_of(record);
             self.recent.push_back(record.clone());
         }
     }
@@ -148,7 +157,7 @@ impl LogView {
             .is_some_and(|record| record.position.index >= end)
         {
             let removed = self.recent.pop_back().expect("there is a last one");
-            self.recent_bytes -= removed.payload.len();
+            self.recent_bytes -= memory_of(&removed);
         }
         self.last = if end <= self.first { self.purged } else { last };
         self.stored = self.stored.min(end);
@@ -166,7 +175,7 @@ impl LogView {
             .is_some_and(|record| record.position.index <= upto.index)
         {
             let removed = self.recent.pop_front().expect("there is a first one");
-            self.recent_bytes -= removed.payload.len();
+            self.recent_bytes -= memory_of(&removed);
         }
         if self.last.is_none_or(|last| last.index <= upto.index) {
             self.last = Some(upto);
@@ -192,7 +201,7 @@ impl LogView {
                 .is_some_and(|record| record.position.index < self.stored)
         {
             let removed = self.recent.pop_front().expect("there is a first one");
-            self.recent_bytes -= removed.payload.len();
+            self.recent_bytes -= memory_of(&removed);
         }
     }
 

@@ -13,7 +13,7 @@ pub struct SledLogOptions {
     pub expect_existing: bool,
     /// Size of sled's page cache, in bytes. Default: 32 MiB.
     pub cache_bytes: u64,
-    /// Payload of stored entries that is kept in memory as well, in bytes. Default: 64 MiB.
+    /// Memory of stored entries that are kept in memory as well, in bytes. Default: 64 MiB.
     pub recent_bytes_max: usize,
     /// Bound on queued writes, in bytes, above which callers wait for the disk. Default: 64 MiB.
     pub queued_bytes_max: usize,

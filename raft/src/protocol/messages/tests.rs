@@ -3,6 +3,7 @@
 use super::*;
 use crate::protocol::entry_format::encode_commands;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::types::{Member, Membership, Payload};
 
@@ -48,6 +49,34 @@ fn an_append_arrives_as_it_was_sent() {
     assert_eq!(to, envelope());
     let got = open_append(body).unwrap();
     assert_eq!(format!("{got:?}"), format!("{:?}", append()));
+    assert_eq!(got.entries, append().entries);
+}
+
+/// A buffer that a connection has read a message into, and a handle that is unique once the buffer is free.
+struct ReadBuffer {
+    bytes: Bytes,
+    _alive: Arc<()>,
+}
+
+impl AsRef<[u8]> for ReadBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A follower keeps the entries in memory, and a connection reads each small message into a buffer of some kilobytes.
+#[test]
+fn the_entries_of_an_append_do_not_keep_the_buffer_that_it_was_read_into() {
+    let mut out = frame(Level::ONE, &envelope(), 0);
+    put_append(&mut out, &append()).unwrap();
+    let alive = Arc::new(());
+    let message = Bytes::from_owner(ReadBuffer {
+        bytes: out.freeze(),
+        _alive: Arc::clone(&alive),
+    });
+    let (_, body) = open_frame(Level::HIGHEST, message).unwrap();
+    let got = open_append(body).unwrap();
+    assert_eq!(Arc::strong_count(&alive), 1, "the buffer is not free");
     assert_eq!(got.entries, append().entries);
 }
 
