@@ -318,6 +318,7 @@ impl Report {
             },
             "clusters": self.check_results.len(),
             "unfinished": sum(|check_result| check_result.unfinished.len()),
+            "unread": sum(|check_result| check_result.unread.len()),
             "tokens_that_went_back": sum(|check_result| check_result.token_regressions.len()),
             "verdict": match self.outcome() {
                 Outcome::Kept => "kept",
@@ -348,7 +349,13 @@ fn judgement(check_result: &CheckResult) -> Judgement {
         return Judgement::Broken;
     }
     let judged = check_result.history.as_ref();
-    judged.map_or(Judgement::Kept, |(judged, _)| judged.judgement)
+    let judged = judged.map_or(Judgement::Kept, |(judged, _)| judged.judgement);
+    match judged {
+        Judgement::Kept | Judgement::NotExercised if !check_result.unread.is_empty() => {
+            Judgement::Undecided
+        }
+        judged => judged,
+    }
 }
 
 fn line(kind: &str, target: &str, row: &Row, stalled: &str) -> String {

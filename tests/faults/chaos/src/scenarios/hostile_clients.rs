@@ -26,7 +26,8 @@ use crate::{LoadArgs, Outcome};
 /// processors
 #[derive(Debug, Args)]
 pub struct HostileClientsArgs {
-    /// Duration of each of the two parts
+    /// Duration of each of the two parts. In long parts the load pauses for longer between two jobs, so that they
+    /// can be judged in minutes
     #[arg(long, value_name = "N", default_value_t = 1_800, value_parser = clap::value_parser!(u64).range(5..=1_000_000))]
     seconds: u64,
     /// Number of threads with hostile clients, and of busy threads
@@ -50,8 +51,12 @@ pub struct HostileClientsArgs {
 const MEMORY_MIB: u64 = 1_024;
 /// Delay of the task that watchers wait for. Longer than any run.
 const UNFINISHED_MS: u64 = 30 * 24 * 3_600_000;
-/// Pause between two measured submissions.
-const PROBE_PAUSE: Duration = Duration::from_millis(10);
+/// Maximum number of jobs of the ordinary load, and of measured submissions, over both parts. However long the parts
+/// last, the jobs can then be judged in minutes.
+const JOBS_MAX: u64 = 40_000;
+const PROBES_MAX: u64 = 30_000;
+/// Shortest pause between two measured submissions.
+const PROBE_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Timeout of one try of a measured submission.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Minimum duration of a part for which a slow load breaks the promise.
@@ -68,13 +73,13 @@ impl HostileClientsArgs {
             ..Options::default()
         };
         let mut report = Report::new("hostile clients of all kinds at once");
-        let mut drill = Drill::begin_with(&self.load, options, 3).await;
+        let mut drill = Drill::begin_with(&self.bounded_load(), options, 3).await;
         let targets = targets(&drill).await?;
         let elections_before = Elections::read(&drill.cluster).await?;
 
         println!("{} s with {} busy threads", self.seconds, self.threads);
         let burners = Burners::start(self.threads);
-        let beside_burners = measure(&mut drill, "burners", part).await?;
+        let beside_burners = measure(&mut drill, "burners", part, self.probe_pause()).await?;
         drop(burners);
 
         println!(
@@ -87,7 +92,7 @@ impl HostileClientsArgs {
             false => self.attacks.clone(),
         };
         let hostile = HostileClients::start(&attacks, &targets, self.threads, seed);
-        let beside_hostile = measure(&mut drill, "hostile", part).await?;
+        let beside_hostile = measure(&mut drill, "hostile", part, self.probe_pause()).await?;
         let effects = hostile.finish();
 
         let mut exercised = true;
@@ -114,6 +119,20 @@ impl HostileClientsArgs {
             Outcome::Kept if !exercised => Outcome::NotExercised,
             outcome => outcome,
         })
+    }
+
+    /// Returns the load with a pause that is long enough for [`JOBS_MAX`].
+    fn bounded_load(&self) -> LoadArgs {
+        let pause = pause_for(self.seconds, u64::from(self.load.submitters), JOBS_MAX);
+        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        LoadArgs {
+            pause_ms: self.load.pause_ms.max(pause_ms),
+            ..self.load.clone()
+        }
+    }
+
+    fn probe_pause(&self) -> Duration {
+        pause_for(self.seconds, 1, PROBES_MAX).max(PROBE_PAUSE_MIN)
     }
 
     fn compare(&self, report: &mut Report, burners: &Latencies, hostile: &Latencies) {
@@ -161,13 +180,25 @@ async fn targets(drill: &Drill) -> anyhow::Result<Targets> {
     })
 }
 
-/// Submits jobs one after the other for this time, to one master after the other, and returns how long each took.
-async fn measure(drill: &mut Drill, name: &str, time: Duration) -> anyhow::Result<Latencies> {
+/// Returns the pause with which this many clients submit at most `jobs_max` jobs in two parts of this duration.
+fn pause_for(part_s: u64, clients: u64, jobs_max: u64) -> Duration {
+    let pause_ms = (2 * part_s * 1_000 * clients).div_ceil(jobs_max);
+    Duration::from_millis(pause_ms)
+}
+
+/// Submits jobs one after the other for this time, with this pause, to one master after the other, and returns how long
+/// each took.
+async fn measure(
+    drill: &mut Drill,
+    name: &str,
+    time: Duration,
+    pause: Duration,
+) -> anyhow::Result<Latencies> {
     let stop = Arc::new(AtomicBool::new(false));
     let probe: JoinHandle<(Vec<Acked>, Vec<Duration>)> = {
         let (masters, name, body) = (drill.cluster.apis(), name.to_owned(), drill.probe());
         let stop = Arc::clone(&stop);
-        tokio::spawn(async move { probe(&masters, &name, body, &stop).await })
+        tokio::spawn(async move { probe(&masters, &name, body, pause, &stop).await })
     };
     tokio::time::sleep(time).await;
     stop.store(true, Ordering::Relaxed);
@@ -183,6 +214,7 @@ async fn probe(
     masters: &[Api],
     name: &str,
     mut body: Value,
+    pause: Duration,
     stop: &AtomicBool,
 ) -> (Vec<Acked>, Vec<Duration>) {
     let (mut acked, mut times) = (Vec::new(), Vec::new());
@@ -196,7 +228,7 @@ async fn probe(
             times.push(begun.elapsed());
             acked.push(one);
         }
-        tokio::time::sleep(PROBE_PAUSE).await;
+        tokio::time::sleep(pause).await;
     }
     (acked, times)
 }
@@ -218,4 +250,23 @@ fn check_memory(report: &mut Report, drill: &Drill) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_parts_submit_no_more_jobs_than_can_be_judged() {
+        for part_s in [5, 60, 600, 1_800, 36_000] {
+            for (clients, jobs_max) in [(4, JOBS_MAX), (256, JOBS_MAX), (1, PROBES_MAX)] {
+                let pause = pause_for(part_s, clients, jobs_max);
+                let rounds = Duration::from_secs(2 * part_s).as_millis() / pause.as_millis().max(1);
+                let jobs = rounds * u128::from(clients);
+                assert!(jobs <= u128::from(jobs_max), "{part_s} {clients}: {jobs}");
+            }
+        }
+        assert_eq!(pause_for(1_800, 4, JOBS_MAX), Duration::from_millis(360));
+        assert!(pause_for(60, 1, PROBES_MAX) <= PROBE_PAUSE_MIN);
+    }
 }

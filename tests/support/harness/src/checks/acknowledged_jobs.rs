@@ -14,6 +14,10 @@ const MAX_CONCURRENT_READS: usize = 16;
 const LONG_POLL_MS: u64 = 10_000;
 /// Number of findings of each kind that are reported in full.
 const MAX_CASES_SHOWN: usize = 10;
+/// Time for reading each acknowledged job, in addition to the time in which all must finish.
+const READ_TIME_PER_JOB: Duration = Duration::from_millis(10);
+/// Time for which a read goes on that no master answers, beyond the time for reading.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Findings of the check.
 #[derive(Debug, Clone, Default)]
@@ -26,8 +30,10 @@ pub struct CheckResult {
     pub lost: Vec<String>,
     /// Tasks with more than one accepted result.
     pub duplicate_results: Vec<String>,
-    /// Jobs that did not finish by the deadline.
+    /// Jobs that did not finish by the deadline, or of which no master gave an answer.
     pub unfinished: Vec<String>,
+    /// Jobs that were not read, because the time for reading was over before their turn. Nothing is known of them.
+    pub unread: Vec<String>,
     /// Ids of the jobs that finished.
     finished: BTreeSet<String>,
     /// Tasks whose side effects show a token after a higher one.
@@ -47,6 +53,7 @@ impl CheckResult {
             &self.lost,
             &self.duplicate_results,
             &self.unfinished,
+            &self.unread,
             &self.token_regressions,
         ]
         .iter()
@@ -85,6 +92,7 @@ impl CheckResult {
             ("LOST", &self.lost),
             ("TWICE", &self.duplicate_results),
             ("UNFINISHED", &self.unfinished),
+            ("UNREAD", &self.unread),
             ("BACKWARDS", &self.token_regressions),
         ] {
             lines.extend(
@@ -112,6 +120,7 @@ impl CheckResult {
         self.lost.extend(other.lost);
         self.duplicate_results.extend(other.duplicate_results);
         self.unfinished.extend(other.unfinished);
+        self.unread.extend(other.unread);
         self.finished.extend(other.finished);
         for (outcome, count) in other.other_outcomes {
             *self.other_outcomes.entry(outcome).or_default() += count;
@@ -119,9 +128,22 @@ impl CheckResult {
     }
 }
 
-/// Waits for every acknowledged job to finish and checks it. The answers are linearizable reads at any master.
+/// Ends of the time in which jobs must finish, and of the time in which they are read.
+#[derive(Debug, Clone, Copy)]
+struct Deadlines {
+    finish: Instant,
+    read: Instant,
+}
+
+/// Waits for every acknowledged job to finish and checks it. The answers are linearizable reads at any master. Many
+/// jobs take longer to read than the deadline, and have all finished before.
 pub async fn check(masters: &[Api], acked: &[Acked], deadline: Duration) -> CheckResult {
-    let until = Instant::now() + deadline;
+    let finish = Instant::now() + deadline;
+    let jobs = u32::try_from(acked.len()).expect("fewer jobs than that");
+    let deadlines = Deadlines {
+        finish,
+        read: finish + READ_TIME_PER_JOB * jobs,
+    };
     let mut check_result = CheckResult::default();
     let mut reads = tokio::task::JoinSet::new();
     for (nth, one) in acked.iter().enumerate() {
@@ -136,7 +158,7 @@ pub async fn check(masters: &[Api], acked: &[Acked], deadline: Duration) -> Chec
         let mut masters = masters.to_vec();
         let first = nth % masters.len();
         masters.rotate_left(first);
-        reads.spawn(check_job(masters, one.clone(), until));
+        reads.spawn(check_job(masters, one.clone(), deadlines));
     }
     while let Some(done) = reads.join_next().await {
         check_result.add(done.expect("a read does not panic"));
@@ -144,7 +166,7 @@ pub async fn check(masters: &[Api], acked: &[Acked], deadline: Duration) -> Chec
     check_result
 }
 
-async fn check_job(masters: Vec<Api>, acked: Acked, until: Instant) -> CheckResult {
+async fn check_job(masters: Vec<Api>, acked: Acked, deadlines: Deadlines) -> CheckResult {
     let mut check_result = CheckResult {
         jobs: 1,
         tasks: acked.tasks.len(),
@@ -152,18 +174,19 @@ async fn check_job(masters: Vec<Api>, acked: Acked, until: Instant) -> CheckResu
     };
     let named = format!("job {} (key {})", acked.job, acked.key);
     loop {
-        let Some(reply) = ask(&masters, Target::Job(&acked.job), until).await else {
-            check_result
-                .unfinished
-                .push(format!("{named}: no master answers"));
-            return check_result;
+        let reply = match ask(&masters, Target::Job(&acked.job), deadlines.read).await {
+            Ok(reply) => reply,
+            Err(why) => {
+                why.add_to(&mut check_result, &named);
+                return check_result;
+            }
         };
         match (reply.status, reply.json()["state"].as_str()) {
             (200, Some("succeeded")) => {
                 check_result.finished.insert(acked.job.clone());
                 break;
             }
-            (200, Some("running")) if Instant::now() < until => {}
+            (200, Some("running")) if Instant::now() < deadlines.finish => {}
             (200, Some("running")) => {
                 check_result
                     .unfinished
@@ -177,11 +200,12 @@ async fn check_job(masters: Vec<Api>, acked: Acked, until: Instant) -> CheckResu
         }
     }
     for id in &acked.tasks {
-        let Some(reply) = ask(&masters, Target::Task(id), until).await else {
-            check_result
-                .unfinished
-                .push(format!("{named}: no master answers for task {id}"));
-            return check_result;
+        let reply = match ask(&masters, Target::Task(id), deadlines.read).await {
+            Ok(reply) => reply,
+            Err(why) => {
+                why.add_to(&mut check_result, &format!("task {id} of {named}"));
+                return check_result;
+            }
         };
         let task = reply.json();
         if reply.status != 200 || task["state"] != "succeeded" || task["job"] != acked.job.as_str()
@@ -231,23 +255,50 @@ enum Target<'a> {
     Task(&'a str),
 }
 
-async fn ask(masters: &[Api], target: Target<'_>, until: Instant) -> Option<Reply> {
+/// Reason for which a read has no answer.
+#[derive(Debug)]
+enum NoReply {
+    /// The time for reading was over before the first try.
+    NotAsked,
+    /// Every master was asked in vain. The last answer or error.
+    NoMaster(String),
+}
+
+impl NoReply {
+    fn add_to(self, check_result: &mut CheckResult, named: &str) {
+        match self {
+            NoReply::NotAsked => {
+                let text = format!("{named}: the time for reading was over before its turn");
+                check_result.unread.push(text);
+            }
+            NoReply::NoMaster(last) => {
+                let text = format!("{named}: no master answers: {last}");
+                check_result.unfinished.push(text);
+            }
+        }
+    }
+}
+
+async fn ask(masters: &[Api], target: Target<'_>, read_until: Instant) -> Result<Reply, NoReply> {
     let mut nth = 0;
-    while Instant::now() < until + Duration::from_secs(5) {
+    let mut last = NoReply::NotAsked;
+    // A read that has been tried goes on, so that a late one is tried at more than one master.
+    while Instant::now() < read_until || (nth > 0 && Instant::now() < read_until + ANSWER_PATIENCE)
+    {
         let api = &masters[nth % masters.len()];
         let reply = match target {
             Target::Job(id) => history::read_job("judge", api, id, &Read::held(LONG_POLL_MS)).await,
             Target::Task(id) => history::read_task("judge", api, id, &Read::default()).await,
         };
-        if let Ok(reply) = reply
-            && !matches!(reply.status, 429 | 503 | 504 | 507)
-        {
-            return Some(reply);
-        }
+        last = match reply {
+            Ok(reply) if !matches!(reply.status, 429 | 503 | 504 | 507) => return Ok(reply),
+            Ok(reply) => NoReply::NoMaster(format!("{}: {}", reply.status, reply.text)),
+            Err(error) => NoReply::NoMaster(error),
+        };
         nth += 1;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    None
+    Err(last)
 }
 
 /// Returns a shell command for tasks whose side effect can be checked. It appends one line with the task and its token
@@ -295,5 +346,46 @@ pub fn check_sink(check_result: &mut CheckResult, sink: &Path, acked: &[Acked]) 
                 ));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acked() -> Acked {
+        Acked {
+            key: "k".to_owned(),
+            body: serde_json::Value::Null,
+            job: "j1-0".to_owned(),
+            tasks: vec!["t1-0".to_owned()],
+            sent: Instant::now(),
+            acked: Instant::now(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_turn_comes_after_the_time_for_reading_is_unread_and_not_unfinished() {
+        // Nothing listens there.
+        let masters = vec![Api::new(crate::http::client(), "http://127.0.0.1:1")];
+        let now = Instant::now();
+        let over = Deadlines {
+            finish: now,
+            read: now,
+        };
+        let found = check_job(masters.clone(), acked(), over).await;
+        assert_eq!((found.unread.len(), found.unfinished.len()), (1, 0));
+        assert!(found.summary().contains("before its turn"), "{found:?}");
+        assert!(!found.is_good());
+
+        let asked = ask(
+            &masters,
+            Target::Job("j1-0"),
+            now + Duration::from_millis(500),
+        );
+        let Err(NoReply::NoMaster(last)) = asked.await else {
+            panic!("nothing listens there");
+        };
+        assert!(last.contains("127.0.0.1:1"), "{last}");
     }
 }
