@@ -102,14 +102,19 @@ async fn dev_starts_a_working_cluster_and_stops_it() {
     let mut started = pids(&banner);
     started.sort_unstable();
     assert_eq!(started.len(), 5, "three masters and two workers: {banner}");
-    let mut running: Vec<u32> = marked(&dev.mark)
-        .into_iter()
-        .filter(|pid| *pid != dev.process.pid())
-        // Each worker has a separate process that watches over its child processes.
-        .filter(|pid| !parent(*pid).is_some_and(|parent| started.contains(&parent)))
-        .collect();
-    running.sort_unstable();
-    assert_eq!(started, running, "separate processes, and no others");
+    let what = format!("separate processes {started:?}, and no others");
+    until(WAIT_TIMEOUT, what, async || {
+        let mut running: Vec<u32> = marked(&dev.mark)
+            .into_iter()
+            .filter(|pid| *pid != dev.process.pid())
+            // Each worker has a separate process that watches over its child processes. A process that has just ended
+            // has no parent.
+            .filter(|pid| parent(*pid).is_some_and(|parent| !started.contains(&parent)))
+            .collect();
+        running.sort_unstable();
+        started == running
+    })
+    .await;
     let data = PathBuf::from(banner["data_dir"].as_str().expect("a directory"));
     assert!(data.exists());
     for path in [

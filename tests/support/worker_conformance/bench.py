@@ -168,6 +168,10 @@ class Bench:
             return shown["result"]
         return json.loads(shown["result"]["stdout"] or "null")
 
+    def runs(self, shown: dict[str, Any]) -> int:
+        """Returns how often a task was run. A lease that went back, because no poll fetched it in time, is no run."""
+        return sum(attempt.get("outcome") != "returned" for attempt in shown["attempts"])
+
     def error_text(self, shown: dict[str, Any]) -> str:
         """Returns everything that the error of a task says."""
         return json.dumps(shown["error"], ensure_ascii=False)

@@ -233,6 +233,8 @@ async fn a_change_that_is_sent_twice_is_done_once_on_every_documented_route() {
     let mut cluster = Cluster::with(Options {
         // The workers here are silent.
         lease_ms: 3_600_000,
+        // No election by chance: the term is among what is compared.
+        more: vec!["--timing".into(), "wan".into()],
         ..Options::default()
     })
     .await;

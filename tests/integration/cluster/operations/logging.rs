@@ -1,11 +1,10 @@
 //! A log that cannot be written: its lines are dropped and counted, and the node continues.
 
+use serde_json::json;
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-use serde_json::json;
+use triarch_harness::cluster::WAIT_TIMEOUT;
 use triarch_harness::{Api, addresses, binary, eventually, http};
 
 struct Server(Child);
@@ -37,19 +36,26 @@ async fn a_node_whose_log_cannot_be_written_works_and_counts_the_missing_lines()
             .expect("it starts"),
     );
     let api = Api::new(http::client(), format!("http://{address}"));
-    eventually(Duration::from_secs(30), "the node is ready", async || {
+    eventually(WAIT_TIMEOUT, "the node is ready", async || {
         let ready = api.call(http::Method::GET, "/readyz").send().await;
         ready.is_ok_and(|reply| reply.status == 200).then_some(())
     })
     .await;
     let job = json!({"tasks": [{"kind": "none"}]});
     api.post("/v1/jobs", &job).await.expect(201);
-    let metrics = api.get("/metrics").await;
-    let dropped = metrics
-        .text
-        .lines()
-        .find_map(|line| line.strip_prefix("triarch_log_lines_dropped_total "))
-        .unwrap_or_else(|| panic!("{}", metrics.text));
-    assert_ne!(dropped, "0", "the node has logged that it is up");
+    eventually(
+        WAIT_TIMEOUT,
+        "the line that it is up is counted",
+        async || {
+            let metrics = api.get("/metrics").await;
+            let dropped = metrics
+                .text
+                .lines()
+                .find_map(|line| line.strip_prefix("triarch_log_lines_dropped_total "))
+                .unwrap_or_else(|| panic!("{}", metrics.text));
+            (dropped != "0").then_some(())
+        },
+    )
+    .await;
     assert!(server.0.try_wait().expect("a child").is_none(), "it ended");
 }

@@ -101,9 +101,12 @@ async fn metrics_follow_the_work() {
     let done = |all: &_| sum(all, "triarch_task_changes_total", &[("to", "succeeded")]);
     assert_eq!(done(&all), TASKS as f64);
     assert_eq!(sum(&all, "triarch_jobs_submitted_total", &[]), 2.0);
+    // A lease that its worker fetched too late went back, and was granted again.
+    let unclaimed = [("reason", "unclaimed")];
+    let unclaimed = sum(&all, "triarch_leases_expired_total", &unclaimed);
     assert_eq!(
         sum(&all, "triarch_leases_granted_total", &[]),
-        TASKS as f64 + 1.0
+        TASKS as f64 + 1.0 + unclaimed
     );
     assert_eq!(
         sum(&all, "triarch_results_total", &[("verdict", "accepted")]),

@@ -243,7 +243,7 @@ async fn a_table_in_the_future_after_all_clocks_were_is_named_everywhere() {
     let status = cluster.api(1).get("/v1/cluster").await.expect(200);
     let ahead_ms = status["table_ahead_ms"].as_i64().expect("a number");
     assert!(ahead_ms > (TEN_YEARS_S - 3_600) * 1_000, "{status}");
-    let ran = cluster.cli().run(&["cluster", "status"]).await.expect(0);
+    let ran = cluster.cli().cluster_status(&[]).await;
     ran.shows("the time of the table is 3649d ahead of the masters' clocks");
     let metrics = cluster.api(1).get("/metrics").await.text;
     let line = metrics

@@ -135,11 +135,8 @@ async fn a_table_ten_years_ahead_is_set_back_and_everything_goes_on_in_time() {
                 ran.shows("the time of the table was set back by 3649d");
                 true
             }
-            // The samples of the other clocks are some seconds old.
-            _ => {
-                ran.says("the clocks of the masters differ");
-                false
-            }
+            // The samples of the other clocks are some seconds old, or no master leads for a moment.
+            _ => false,
         }
     })
     .await;

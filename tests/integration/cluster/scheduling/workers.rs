@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use triarch_harness::{Cluster, FakeWorker, Options, fake_worker, until};
 
-use crate::job_helpers::{WAIT_TIMEOUT, assert_works, outcomes, shell, submit_task, wait_state};
+use crate::job_helpers::{
+    WAIT_TIMEOUT, assert_works, counted_outcomes, shell, submit_task, succeeded_once, wait_state,
+};
 use crate::operations::metrics::scrape;
 
 /// Length of a lease: short enough for a test to wait for its end, and long enough for a busy machine.
@@ -89,7 +91,7 @@ async fn a_result_is_accepted_once_and_only_under_its_lease() {
         (&shown["state"], &shown["result"]),
         (&json!("succeeded"), &json!("right"))
     );
-    assert_eq!(outcomes(&shown), ["succeeded"]);
+    assert!(succeeded_once(&shown), "{shown}");
 }
 
 #[tokio::test]
@@ -199,7 +201,7 @@ async fn a_deregistered_worker_returns_its_leases_at_once() {
     let next = second.take(&[]).await;
     assert_eq!(next.task, task);
     assert!(next.token > lease.token, "{next:?} after {lease:?}");
-    assert_eq!(next.attempt, lease.attempt + 1);
+    assert!(next.attempt > lease.attempt, "{next:?} after {lease:?}");
     let acknowledgement = first.report(lease.succeeded(json!("late"))).await;
     assert_eq!(
         (accepted(&acknowledgement), &acknowledgement["code"]),
@@ -243,8 +245,8 @@ async fn a_silent_worker_loses_its_lease_and_its_late_report_is_refused() {
     wait_state(&api, &task, "queued").await;
     let heir = FakeWorker::register(&cluster, "heir", 1).await;
     let new = heir.take(&[]).await;
-    assert_eq!((&new.task, new.attempt), (&task, old.attempt + 1));
-    assert!(new.token > old.token);
+    assert_eq!(new.task, task);
+    assert!(new.attempt > old.attempt && new.token > old.token);
 
     let acknowledgement = silent.report(old.succeeded(json!("late"))).await;
     assert_eq!(
@@ -257,7 +259,7 @@ async fn a_silent_worker_loses_its_lease_and_its_late_report_is_refused() {
     assert!(!accepted(&acknowledgement), "{acknowledgement}");
     let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
     assert_eq!(
-        (&shown["result"], outcomes(&shown)),
+        (&shown["result"], counted_outcomes(&shown)),
         (
             &json!("right"),
             vec!["lost".to_owned(), "succeeded".to_owned()]
@@ -316,7 +318,7 @@ async fn the_task_of_a_killed_worker_runs_on_another() {
     cluster.worker_process(doomed).kill9();
     let shown = wait_state(&api, &task, "succeeded").await;
     assert_eq!(shown["result"]["stdout"], "second\n");
-    assert_eq!(outcomes(&shown), ["lost", "succeeded"]);
+    assert_eq!(counted_outcomes(&shown), ["lost", "succeeded"]);
 }
 
 #[tokio::test]
@@ -342,14 +344,16 @@ async fn a_worker_paused_past_its_lease_changes_nothing_when_it_resumes() {
     wait_state(&api, &task, "queued").await;
     cluster.worker(&["--slots", "1"]);
     let before = wait_state(&api, &task, "succeeded").await;
-    assert_eq!(before["result"]["stdout"], "attempt 2\n");
+    let attempt = before["attempt"].as_u64().expect("a number");
+    let stdout = format!("attempt {attempt}\n");
+    assert_eq!(before["result"]["stdout"], stdout, "{before}");
 
     cluster.worker_process(sleeper).cont();
     // After the pause the worker must register again before it gets a task.
     cluster.wait_workers(2).await;
     let after = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
     assert_eq!(before, after, "the accepted result stays");
-    assert_eq!(outcomes(&after), ["lost", "succeeded"]);
+    assert_eq!(counted_outcomes(&after), ["lost", "succeeded"]);
     // The worker works again.
     let jobs: Vec<Value> = (0..4)
         .map(|_| json!({"kind": "exec", "payload": {"argv": ["true"]}}))
@@ -385,7 +389,7 @@ async fn a_terminated_worker_finishes_its_tasks_and_deregisters() {
     assert!(status.success(), "{status}");
     let shown = wait_state(&api, &task, "succeeded").await;
     assert_eq!(
-        (&shown["result"]["stdout"], outcomes(&shown)),
+        (&shown["result"]["stdout"], counted_outcomes(&shown)),
         (&json!("done\n"), vec!["succeeded".to_owned()])
     );
     assert_eq!(

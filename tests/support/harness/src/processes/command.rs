@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::processes::binary::triarch;
 use crate::processes::process::MARKER_ENV;
+use crate::wait::eventually;
 
 /// Timeout of a command.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -50,6 +51,18 @@ impl Cli {
     /// Runs a command without input.
     pub async fn run(&self, args: &[&str]) -> Ran {
         self.run_with_input(args, "").await
+    }
+
+    /// Runs `triarch cluster status` with these options until it succeeds, and returns the result. It fails while no
+    /// leader is known: after a start or a death, and between elections that nobody asked for on a busy machine.
+    pub async fn cluster_status(&self, options: &[&str]) -> Ran {
+        let args = [&["cluster", "status"], options].concat();
+        let what = "the status of the cluster names a leader";
+        eventually(DEADLINE, what, async || {
+            let ran = self.run(&args).await;
+            (ran.code == Some(0)).then_some(ran)
+        })
+        .await
     }
 
     /// Runs a command with this standard input.
