@@ -84,6 +84,7 @@ class TaskFuture(cf.Future[R]):
         self.job: str | None = None
         self._cancel_running = cancel_running
         self._cancel_requested = False
+        self._cancel_notified = False
         self._lock = threading.Lock()
 
     # Completion ------------------------------------------------------------------------------------------------
@@ -124,9 +125,14 @@ class TaskFuture(cf.Future[R]):
             self.set_exception(error)
 
     def _end_cancelled(self) -> None:
-        if super().cancel():
-            with contextlib.suppress(cf.InvalidStateError, RuntimeError):
-                self.set_running_or_notify_cancel()
+        if not super().cancel():
+            return
+        # The caller's cancel() and the cluster's word that the task is cancelled may come at the same time, and the standard
+        # library takes a second notification for a broken executor.
+        with self._lock:
+            is_first, self._cancel_notified = not self._cancel_notified, True
+        if is_first:
+            self.set_running_or_notify_cancel()
 
     # Interface -----------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
@@ -91,7 +92,8 @@ class CompletionWatcher:
     def discard(self, task: str, callback: Callable[[WaitResult], None]) -> None:
         """Removes a callback."""
         with self._lock:
-            left = [waiter for waiter in self._waiting.get(task, ()) if waiter.callback is not callback]
+            # By equality: each access to a method gives another object.
+            left = [waiter for waiter in self._waiting.get(task, ()) if waiter.callback != callback]
             if left:
                 self._waiting[task] = left
             else:
@@ -141,7 +143,17 @@ class CompletionWatcher:
         if document is None:
             time.sleep(max(_GATHER_S, _pause_s(len(tasks))))
             return
-        ended: list[tuple[list[_Waiter], WaitResult]] = []
+        ended, left = self._take_ended(document)
+        del document
+        while ended:
+            # Only the queue holds the waiters: the callers decide how long their futures live, and the results in them.
+            _call_back(*ended.popleft())
+        if left:
+            time.sleep(_pause_s(left))
+
+    def _take_ended(self, document: dict[str, Any]) -> tuple[deque[tuple[list[_Waiter], WaitResult]], int]:
+        """Removes the waiters of tasks that have ended. Returns them with what to tell them, and how many tasks are left."""
+        ended: deque[tuple[list[_Waiter], WaitResult]] = deque()
         with self._lock:
             for task in document["ended"]:
                 outcome = Outcome(task["id"], task["state"], task.get("result"), task.get("error"))
@@ -155,11 +167,7 @@ class CompletionWatcher:
                     }
                 )
                 ended.append((self._waiting.pop(id, []), gone))
-            left = len(self._waiting)
-        for waiters, result in ended:
-            _call_back(waiters, result)
-        if left:
-            time.sleep(_pause_s(left))
+            return ended, len(self._waiting)
 
     def _fail(self, tasks: list[str], error: TriarchError, *, final: bool) -> None:
         failed: list[_Waiter] = []
@@ -185,10 +193,12 @@ def _pause_s(tasks: int) -> float:
     return min(tasks * _PAUSE_PER_TASK_S, _PAUSE_MAX_S)
 
 
-def _call_back(waiters: Iterable[_Waiter], result: WaitResult) -> None:
-    for waiter in waiters:
+def _call_back(waiters: list[_Waiter], result: WaitResult) -> None:
+    """Calls the waiters back, and drops each one after its call."""
+    waiters.reverse()
+    while waiters:
         try:
-            waiter.callback(result)
+            waiters.pop().callback(result)
         except Exception:
             _log.exception("a callback for the end of a task raised")
 

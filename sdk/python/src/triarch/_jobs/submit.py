@@ -106,8 +106,10 @@ def _take(waiting: deque[_Item]) -> list[_Item]:
 
 
 def _end(batch: list[_Item]) -> None:
-    for item in batch:
-        item.end()
+    """Ends the submissions, and drops each one: an item holds the future of its task, and so perhaps a result."""
+    batch.reverse()
+    while batch:
+        batch.pop().end()
 
 
 def _fail(batch: list[_Item], error: BaseException) -> None:
@@ -269,8 +271,6 @@ class Submitter:
             except BaseException as error:
                 _fail(batch, error)
             _end(batch)
-            # Until the next submission this frame would keep the futures alive, and their results.
-            batch.clear()
 
     # Jobs ------------------------------------------------------------------------------------------------------------
 
