@@ -3,10 +3,22 @@
 use std::process::Command;
 
 use serde_json::json;
-use triarch_harness::{Cli, Cluster};
+use triarch_harness::cluster::WAIT_TIMEOUT;
+use triarch_harness::{Cli, Cluster, eventually};
+
+/// Returns what bash offers for the last of these words, once it offers anything. On a busy machine the program may give
+/// up its question to the cluster, because a user waits at the prompt.
+async fn offered(cluster: &Cluster, words: &[&str]) -> Vec<String> {
+    let what = format!("something is offered after {words:?}");
+    eventually(WAIT_TIMEOUT, what, async || {
+        let offered = offered_now(cluster, words);
+        (!offered.is_empty()).then_some(offered)
+    })
+    .await
+}
 
 /// Returns what bash offers for the last of these words.
-fn offered(cluster: &Cluster, words: &[&str]) -> Vec<String> {
+fn offered_now(cluster: &Cluster, words: &[&str]) -> Vec<String> {
     let script = r#"
         source <(triarch completions bash)
         COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9
@@ -48,34 +60,34 @@ async fn a_shell_offers_ids_and_names_of_the_cluster() {
         .expect(201);
 
     assert_eq!(
-        offered(&cluster, &["triarch", "job", "show", ""])[..4],
+        offered(&cluster, &["triarch", "job", "show", ""]).await[..4],
         jobs,
         "the newest first"
     );
-    let of_first = offered(&cluster, &["triarch", "job", "wait", &jobs[0]]);
+    let of_first = offered(&cluster, &["triarch", "job", "wait", &jobs[0]]).await;
     assert_eq!(of_first, [jobs[0].as_str()]);
-    let tasks = offered(&cluster, &["triarch", "task", "cancel", "t"]);
+    let tasks = offered(&cluster, &["triarch", "task", "cancel", "t"]).await;
     assert_eq!(tasks.len(), 4, "{tasks:?}");
     assert_eq!(
-        offered(&cluster, &["triarch", "queue", "show", "m"]),
+        offered(&cluster, &["triarch", "queue", "show", "m"]).await,
         ["mail", "media"]
     );
     // A name that a shell would run is not offered.
-    let queues = offered(&cluster, &["triarch", "submit", "--queue", ""]);
+    let queues = offered(&cluster, &["triarch", "submit", "--queue", ""]).await;
     assert!(queues.contains(&"media".to_owned()), "{queues:?}");
     assert!(
         !queues.iter().any(|queue| queue.contains("reboot")),
         "{queues:?}"
     );
     assert_eq!(
-        offered(&cluster, &["triarch", "schedule", "pause", "n"]),
+        offered(&cluster, &["triarch", "schedule", "pause", "n"]).await,
         ["nightly"]
     );
-    let states = offered(&cluster, &["triarch", "task", "list", "--state", "f"]);
+    let states = offered(&cluster, &["triarch", "task", "list", "--state", "f"]).await;
     assert_eq!(states, ["failed"]);
     let elsewhere = ["triarch", "--masters", "127.0.0.1:1", "queue", "show", "m"];
     assert_eq!(
-        offered(&cluster, &elsewhere),
+        offered_now(&cluster, &elsewhere),
         [""; 0],
         "no cluster, no values, no message"
     );
